@@ -1,0 +1,1 @@
+"""The configuration: what it may say (`model`, `rules`), how it is read (`document`, `load`), what is wrong with it (`errors`)."""

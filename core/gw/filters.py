@@ -1,0 +1,494 @@
+"""The filter API: what a plugin subclasses, and what it is handed.
+
+A filter is made once per route, when the configuration is loaded, and is then
+shared by every exchange on that route. It therefore keeps nothing about a
+request on ``self``: per-request state lives on the exchange, under a `Key`.
+
+Nothing in this file does I/O, parses, or knows a protocol version.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, overload
+
+if TYPE_CHECKING:
+    from gw.keys import Client, Endpoint, RouteInfo
+
+__all__ = [
+    "Attempt",
+    "Body",
+    "Exchange",
+    "Filter",
+    "Headers",
+    "Key",
+    "Message",
+    "Note",
+    "Order",
+    "Outcome",
+    "Reply",
+    "Request",
+    "Response",
+    "Retry",
+]
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class Body(enum.Enum):
+    """What a filter does with a message body; fixed per filter, known at load."""
+
+    NONE = "none"
+    """Never called; the body passes untouched."""
+    OBSERVE = "observe"
+    """Sees each chunk; what it returns is ignored."""
+    STREAM = "stream"
+    """May change each chunk; content-length is dropped."""
+    BUFFER = "buffer"
+    """Gets the whole body in one call, before the headers are sent; content-length is rewritten."""
+
+
+class Outcome(enum.Enum):
+    """How an exchange ended; always set before `Filter.on_complete` runs."""
+
+    UPSTREAM = "upstream"
+    """The upstream's response was delivered in full."""
+    REPLY = "reply"
+    """A filter, or the core, answered instead."""
+    RESET = "reset"
+    """Broken off after the response head was sent."""
+    CANCELLED = "cancelled"
+    """The client went away, or the gateway is shutting down."""
+
+
+class Key(Generic[T]):
+    """A typed slot on an `Exchange`. Identity is the key; the name is for people."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Key {self.name}>"
+
+
+FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+"""Fields that say where a message ends. Only the core writes them (RFC 9112 section 6)."""
+
+_UNSAFE: Final = frozenset("\r\n\0")
+
+
+def _name(name: str) -> bytes:
+    return name.lower().encode("ascii")
+
+
+def _field(name: str, value: str) -> tuple[bytes, bytes]:
+    key = _name(name)
+    if key in FRAMING:
+        raise ValueError(f"{name}: framing belongs to the core; change the body in on_body or on_upstream_body")
+    if not _UNSAFE.isdisjoint(value):
+        raise ValueError(f"{name}: a field value cannot contain CR, LF or NUL")
+    try:
+        return key, value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}: a field value must be latin-1; encode other text yourself") from None
+
+
+class Headers:
+    """Field lines in arrival order, duplicates kept; names are lower-case.
+
+    *raw* holds ``(name, value)`` pairs of bytes and belongs to the core: engines
+    hand it over as it is. Filters use the methods, which speak `str`
+    (latin-1, which loses nothing) and refuse what would split a message.
+    """
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: list[tuple[bytes, bytes]] | None = None) -> None:
+        self.raw: list[tuple[bytes, bytes]] = [] if raw is None else raw
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[str, str]]) -> Headers:
+        """Make one from pairs of `str`, framing fields included: for tests and replies."""
+        return cls([(_name(n), v.encode("latin-1")) for n, v in items])
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the first value of *name*."""
+        key = _name(name)
+        for n, v in self.raw:
+            if n == key:
+                return v.decode("latin-1")
+        return default
+
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of *name*, in order."""
+        key = _name(name)
+        return [v.decode("latin-1") for n, v in self.raw if n == key]
+
+    def set(self, name: str, value: str) -> None:
+        """Replace every line of *name* by one, at the place of the first."""
+        line = _field(name, value)
+        raw, key, at = self.raw, line[0], len(self.raw)
+        for i in range(len(raw) - 1, -1, -1):
+            if raw[i][0] == key:
+                del raw[i]
+                at = i
+        raw.insert(min(at, len(raw)), line)
+
+    def add(self, name: str, value: str) -> None:
+        """Append a line, whatever is there already."""
+        self.raw.append(_field(name, value))
+
+    def discard(self, name: str) -> None:
+        """Remove every line of *name*, if there is one."""
+        key = _name(name)
+        if key in FRAMING:
+            raise ValueError(f"{name}: framing belongs to the core")
+        raw = self.raw
+        for i in range(len(raw) - 1, -1, -1):
+            if raw[i][0] == key:
+                del raw[i]
+
+    def copy(self) -> Headers:
+        return Headers(self.raw.copy())
+
+    def __contains__(self, name: str) -> bool:
+        key = _name(name)
+        return any(n == key for n, _ in self.raw)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((n.decode("latin-1"), v.decode("latin-1")) for n, v in self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self.raw == other.raw
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Headers {', '.join(n for n, _ in self)}>"
+
+
+class Request:
+    """The client's request as the gateway read it.
+
+    *path* is normalised (docs/paths.md) and is both what was matched and what is
+    forwarded; *query* is what followed the first ``?``, untouched, or `None`.
+    *host* is the authority the client asked for, port included. A filter may
+    assign *path*, *query*, *host* and *method*, and change *headers*.
+    """
+
+    __slots__ = (
+        "content_length",
+        "expects_continue",
+        "has_body",
+        "headers",
+        "host",
+        "keep_alive",
+        "method",
+        "named_hops",
+        "path",
+        "query",
+        "scheme",
+        "target",
+        "trailers",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(
+        self, method: str, target: str, headers: Headers | None = None, *, version: str = "1.1", has_body: bool = False
+    ) -> None:
+        self.method = method
+        self.target = target
+        """As it stood on the wire; for logs only, never for decisions."""
+        self.headers = Headers() if headers is None else headers
+        self.version = version
+        self.scheme = "http"
+        self.host = ""
+        self.path, _, query = target.partition("?")
+        self.query: str | None = query if "?" in target else None
+        self.has_body = has_body
+        self.content_length: int | None = None
+        """Declared length in bytes; `None` with *has_body* means chunked."""
+        self.trailers: Headers | None = None
+        """Trailer fields; set before the last body call."""
+        self.keep_alive = True
+        self.expects_continue = False
+        self.upgrade: str | None = None
+        """The protocol asked for with ``Connection: upgrade``, lower-case."""
+        self.named_hops: frozenset[bytes] | None = None
+        """Fields that ``Connection`` names, lower-case: they go no further (RFC 9110 section 7.6.1)."""
+
+    @property
+    def path_and_query(self) -> str:
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.host}{self.path}>"
+
+
+class Response:
+    """A response: an upstream's, or one made from a `Reply`."""
+
+    __slots__ = (
+        "content_length",
+        "has_body",
+        "headers",
+        "keep_alive",
+        "named_hops",
+        "reason",
+        "status",
+        "trailers",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(
+        self, status: int, headers: Headers | None = None, *, version: str = "1.1", has_body: bool = True
+    ) -> None:
+        self.status = status
+        self.headers = Headers() if headers is None else headers
+        self.version = version
+        self.reason = b""
+        """Reason phrase as received; empty means the standard one."""
+        self.has_body = has_body
+        self.content_length: int | None = None
+        self.trailers: Headers | None = None
+        self.keep_alive = True
+        self.upgrade: str | None = None
+        self.named_hops: frozenset[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer made by the gateway itself. Returning one from a hook ends the request phase.
+
+    *body* ``None`` asks for the default rendering of *status*: plain text, or
+    ``application/problem+json`` where the client prefers it.
+
+    *reason* is for operators: it goes to the access log, the metrics and the
+    explanation, never to the client. Write it as ``plugin.cause``, such as
+    ``ratelimit.exceeded``.
+    """
+
+    status: int
+    body: bytes | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    reason: str = "gw.reply"
+    close: bool = False
+    """Close the client's connection after this answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Asked for by `Filter.on_upstream_response` or `on_upstream_error`: try once more.
+
+    Granted only while nothing was sent to the client, the request can be
+    replayed, and attempts are left; otherwise what is at hand is delivered.
+    """
+
+    delay: float = 0.0
+    """Seconds to wait first."""
+    reason: str = "gw.retry"
+
+
+class Attempt:
+    """One try at one endpoint."""
+
+    __slots__ = ("endpoint", "error", "number", "response", "reused", "sent", "upstream")
+
+    def __init__(self, number: int, upstream: str = "") -> None:
+        self.number = number
+        """1 for the first."""
+        self.upstream = upstream
+        """Name of the upstream."""
+        self.endpoint: Endpoint | None = None
+        self.response: Response | None = None
+        self.error: Exception | None = None
+        self.reused = False
+        """Whether a pooled connection carried it."""
+        self.sent = False
+        """Whether any byte of the request was written."""
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number} {self.upstream} {self.endpoint}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One whole WebSocket message (RFC 6455): text is `str`, binary is `bytes`."""
+
+    data: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One verdict on an exchange that is being explained."""
+
+    stage: str
+    """The hook that was running, such as ``on_request_headers``."""
+    plugin: str
+    verdict: str
+    """A word: ``pass``, ``reply``, ``retry``, ``error``, or the plugin's own."""
+    reason: str = ""
+    position: str = ""
+    """Where the setting stands, as ``file:line:column``."""
+
+
+class Exchange:
+    """One request and its response, and everything said about them on the way."""
+
+    __slots__ = (
+        "_at",
+        "_entered",
+        "_phase",
+        "_skip",
+        "_started",
+        "_state",
+        "attempts",
+        "bytes_received",
+        "bytes_sent",
+        "client",
+        "matched_path",
+        "notes",
+        "outcome",
+        "params",
+        "reason",
+        "request",
+        "request_id",
+        "response",
+        "route",
+        "started",
+    )
+
+    def __init__(self, request: Request, client: Client) -> None:
+        self.request = request
+        self.client = client
+        self.response: Response | None = None
+        self.route: RouteInfo | None = None
+        """The route that matched; `None` while, or when, none has."""
+        self.params: dict[str, str] = {}
+        """What the path pattern captured, as it stands in the normalised path."""
+        self.matched_path = request.path
+        """The normalised path that the route was looked up with; ``request.path`` may have been rewritten since."""
+        self.attempts: list[Attempt] = []
+        self.outcome: Outcome | None = None
+        self.reason = ""
+        """Why it ended as it did, as ``plugin.cause``; empty when the upstream's answer was simply passed on."""
+        self.request_id = ""
+        self.started = 0.0
+        """`time.monotonic` at the first byte of the head, in seconds."""
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.notes: list[Note] | None = None
+        """Filled while the exchange is being explained; `None` otherwise."""
+        self._state: dict[Key[Any], Any] | None = None
+        self._skip: set[Filter] | None = None
+        self._phase = "request headers"
+        self._entered = -1
+        self._started = False
+        self._at: tuple[str, str, str] = ("", "gw", "")
+
+    def __getitem__(self, key: Key[T]) -> T:
+        if self._state is None:
+            raise KeyError(key)
+        return self._state[key]  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Key[T], value: T) -> None:
+        if self._state is None:
+            self._state = {}
+        self._state[key] = value
+
+    def get(self, key: Key[T], default: D) -> T | D:
+        return default if self._state is None else self._state.get(key, default)
+
+    def skip_body(self, of: Filter) -> None:
+        """Drop *of*'s body hook for the message whose headers are being handled.
+
+        Raises `RuntimeError` outside a headers hook: by then the framing is decided.
+        """
+        if not self._phase.endswith("headers"):
+            raise RuntimeError(f"skip_body() must be called from a headers hook, not in phase: {self._phase}")
+        if self._skip is None:
+            self._skip = set()
+        self._skip.add(of)
+
+    def note(self, verdict: str, reason: str = "") -> None:
+        """Record a verdict, if this exchange is being explained; otherwise do nothing."""
+        if self.notes is not None:
+            stage, plugin, position = self._at
+            self.notes.append(Note(stage, plugin, verdict, reason, position))
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.request_id} {self.request!r} {self.outcome and self.outcome.value}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Where a filter may stand in a chain, by filter name. Checked at load; never used to sort."""
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    unique: bool = False
+
+
+class Filter:
+    """Base of every filter: override the hooks you need, and only those.
+
+    A hook that is not overridden costs nothing: the chain is compiled at load
+    and does not contain it. Requests pass the filters in the order of the
+    configuration, everything after that in the opposite order. A reply is shown
+    only to the filters whose `on_request_headers` was reached.
+    """
+
+    name: ClassVar[str] = ""
+    """``plugin`` or ``plugin.part``; how order constraints, logs and `gw routes` call it."""
+    order: ClassVar[Order] = Order()
+    body: Body = Body.STREAM
+    upstream_body: Body = Body.STREAM
+    buffer_limit: int = 1 << 20
+    """Bytes that a BUFFER body may hold; beyond it 413 for a request, 502 for a response."""
+
+    async def on_request_headers(self, ex: Exchange) -> Reply | None:
+        """The request head is here. Return a `Reply` to answer now."""
+
+    async def on_body(self, ex: Exchange, chunk: bytes, end: bool) -> bytes | Reply:
+        """Part of the request body; *end* comes exactly once, perhaps with an empty chunk."""
+        return chunk
+
+    async def on_upstream_request(self, ex: Exchange, attempt: Attempt) -> Reply | None:
+        """Run once per attempt: the endpoint is chosen, nothing is sent yet."""
+
+    async def on_upstream_response(self, ex: Exchange, attempt: Attempt) -> Reply | Retry | None:
+        """An upstream answered: its head is on ``ex.response``."""
+
+    async def on_upstream_error(self, ex: Exchange, attempt: Attempt, error: Exception) -> Reply | Retry | None:
+        """An attempt failed before a response head came."""
+
+    async def on_upstream_body(self, ex: Exchange, chunk: bytes, end: bool) -> bytes:
+        """Part of the upstream's response body."""
+        return chunk
+
+    async def on_message(self, ex: Exchange, message: Message, from_client: bool) -> Message | None:
+        """Handle a whole WebSocket message; `None` drops it."""
+        return message
+
+    def on_response_headers(self, ex: Exchange) -> None:
+        """Any response, our own replies included, is about to be sent. Must not wait."""
+
+    def on_complete(self, ex: Exchange) -> None:
+        """Run exactly once, whatever happened; ``ex.outcome`` is set. Must not wait."""

@@ -1,0 +1,337 @@
+"""The gateway: listeners, the connections on them, and the generation they are served by.
+
+What an embedding program uses. `run` is what `gw serve` calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gw.chain import Chain
+from gw.config.errors import ConfigError
+from gw.downstream.http1 import Http1Connection, Http1Settings
+from gw.filters import Exchange, Reply
+from gw.generation import UNMATCHED, Current, Generation, Shared, build
+from gw.http.engines import Engine, choose
+from gw.http.fields import client_address
+from gw.http.h1 import ReaderLimits
+from gw.http.paths import BadTarget, parse_target
+from gw.keys import Client
+from gw.limits import MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
+from gw.net.network import Network
+from gw.net.stream import Stream
+from gw.ops import logs
+from gw.ops.access_log import AccessLog
+from gw.ops.log_files import LineSink
+
+if TYPE_CHECKING:
+    from gw.config.load import Loaded
+
+__all__ = ["Gateway", "run"]
+
+log = logging.getLogger("gw.gateway")
+
+_NO_FILTERS: Final = Chain(())
+_TOO_MANY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 19\r\n"
+    b"retry-after: 1\r\nconnection: close\r\n\r\nService Unavailable"
+)
+_CONNECT: Final = Reply(501, b"CONNECT is not supported", (("content-type", "text/plain"),), "gw.connect", close=True)
+
+
+class Gateway:
+    """One configuration, served. Nothing about it is global: several may run in one process."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        config = loaded.config
+        self._loaded = loaded
+        self.engine: Engine = choose(config.engine)
+        self.http1 = Http1Settings(
+            limits=ReaderLimits(
+                config.max_header_size,
+                MAX_HEADER_COUNT,
+                min(config.max_header_size or MAX_TRAILER_SIZE, MAX_TRAILER_SIZE),
+            ),
+            idle_timeout=config.idle_timeout_sec,
+            head_timeout=config.request_timeout_sec,
+            body_timeout=config.body_timeout_sec,
+            min_body_rate=config.min_body_rate,
+            send_timeout=config.send_timeout_sec,
+            min_send_rate=config.min_send_rate,
+            max_body_size=config.max_body_size,
+            max_requests=config.max_requests_per_connection,
+            write_high=config.http1.streaming.high_water_bytes,
+            write_low=config.http1.streaming.low_water_bytes,
+        )
+        self.draining = False
+        self.connections: set[Http1Connection] = set()
+        self.rejected = 0
+        """Connections turned away because of `max_connections`."""
+        self.address: tuple[str, int] | None = None
+        """Where it listens, once it does."""
+        self._trusted = config.trusted_proxies
+        self._ids = _RequestIds(config.request_id.header, config.request_id.trust)
+        self._access_log: Callable[[Exchange], None] | None = None
+        self._shared = Shared()
+        self._current = Current(config.shutdown_drain_timeout_sec)
+        self._stop = anyio.Event()
+        self._network: Network | None = None
+        self._server_header = (("server", config.server_header),) if config.server_header else ()
+
+    # --- for the embedding program -------------------------------------------------
+
+    async def serve(
+        self,
+        *,
+        sock: socket.socket | None = None,
+        ready: Callable[[], None] | None = None,
+        network: Callable[[TaskGroup], Network] = Network,
+    ) -> None:
+        """Listen, on *sock* if given, and serve until `stop` or cancellation; then drain.
+
+        Raises `OSError` when it cannot listen, and what `gw.generation.build` raises.
+        """
+        config = self._loaded.config
+        async with anyio.create_task_group() as tasks:
+            self._network = net = network(tasks)
+            tasks.start_soon(net.deadlines.run)
+            access_log = self._open_access_log(net)
+            try:
+                generation = await build(1, self._loaded, net, self.engine, self._shared)
+                await self._current.switch(generation)
+                listener = await net.listen(sock or (config.bind_host, config.bind_port), self._serve_connection)
+                self.address = listener.address
+                if ready is not None:
+                    ready()
+                await self._stop.wait()
+                self.draining = True
+                listener.close()
+                await self._drain(config.shutdown_drain_timeout_sec)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._current.switch(None)
+                if access_log is not None:
+                    access_log.close()
+            tasks.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Begin to drain; `serve` returns when that is done."""
+        self._stop.set()
+
+    # --- the Host of its connections -----------------------------------------------
+
+    async def handle(self, ex: Exchange, down: Http1Connection, refusal: Reply | None = None) -> None:
+        """Route one exchange and carry it to its end. Raises only cancellation."""
+        generation = self._current.now
+        assert generation is not None
+        generation.users += 1
+        try:
+            if refusal is None:
+                refusal = self._admit(ex, generation, down)
+            if refusal is not None:
+                ex.request_id = ex.request_id or self._ids.make()
+                await _NO_FILTERS.run(ex, down, refusal)
+                return
+            found = generation.router.find(ex.request)
+            if found.__class__ is tuple:
+                route, ex.params = found
+                ex.route = route.info
+                down.via = route.via
+                down.max_body_size = limit = route.max_body_size
+                if limit and (ex.request.content_length or 0) > limit:
+                    await _NO_FILTERS.run(ex, down, Reply(413, reason="gw.body_too_large", close=True))
+                else:
+                    await route.chain.run(ex, down, route.target)
+            else:
+                ex.route = UNMATCHED
+                await generation.unmatched.run(ex, down, _unmatched_reply(ex, found.allow))
+        finally:
+            if self._access_log is not None:
+                self._access_log(ex)
+            generation.users -= 1
+            if generation.users == 0 and generation.idle is not None:
+                generation.idle.set()
+
+    def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
+        assert self._network is not None
+        self._network.tasks.start_soon(run)
+
+    def _admit(self, ex: Exchange, generation: Generation, down: Http1Connection) -> Reply | None:
+        """Settle who asks for what; return why not, if it cannot be settled."""
+        request = ex.request
+        client = ex.client
+        if client.trusted:
+            ip, scheme = client_address(client.peer, request.headers, self._trusted)
+            ex.client = client = Client(ip, client.peer, client.port, scheme or client.scheme, trusted=True)
+            if self._loaded.config.explain and request.headers.get("x-gw-explain") == "1":
+                ex.notes = []
+        ex.request_id = self._ids.choose(ex)
+        request.scheme = client.scheme
+        try:
+            authority, request.path, request.query = parse_target(request.target, generation.paths, request.method)
+        except BadTarget as error:
+            return _CONNECT if request.method == "CONNECT" else _bad_request(str(error))
+        ex.matched_path = request.path
+        if authority:  # absolute-form: the target's host is the one that counts (RFC 9112 section 3.2.2)
+            request.host = authority
+        return None
+
+    # --- inside ------------------------------------------------------------------------
+
+    async def _serve_connection(self, stream: Stream) -> None:
+        most = self._loaded.config.max_connections
+        if most and len(self.connections) >= most:
+            self.rejected += 1
+            if self.rejected & (self.rejected - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not flood the log
+                log.warning("max_connections (%d) reached; %d turned away so far", most, self.rejected)
+            stream.write(_TOO_MANY)
+            stream.close()
+            return
+        peer, port = stream.peer
+        connection = Http1Connection(stream, self, Client(peer, peer, port, trusted=self._trusts(peer)))
+        self.connections.add(connection)
+        try:
+            await connection.serve()
+        except Exception:
+            log.exception("a connection ended in an error that is a bug in gw; please report it")
+        finally:
+            self.connections.discard(connection)
+
+    def _trusts(self, peer: str) -> bool:
+        if not self._trusted:
+            return False
+        from ipaddress import ip_address
+
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
+
+    def _open_access_log(self, network: Network) -> AccessLog | None:
+        settings = self._loaded.config.log.access
+        if not settings.enabled:
+            return None
+        access_log = AccessLog(settings.format, settings.template, LineSink(settings.file))
+        network.deadlines.every_tick(access_log.flush)
+        self._access_log = access_log
+        return access_log
+
+    async def _drain(self, patience: float) -> None:
+        """Let what runs finish, for so long; then cut it off."""
+        with anyio.move_on_after(patience):
+            while self.connections:
+                for connection in tuple(self.connections):
+                    connection.drain()
+                await anyio.sleep(0.05)
+
+
+class _RequestIds:
+    """Makes request identifiers: 128 random bits, as 32 hexadecimal digits."""
+
+    __slots__ = ("_at", "_header", "_random", "_trust")
+
+    def __init__(self, header: str, trust: str) -> None:
+        self._header, self._trust = header, trust
+        self._random, self._at = b"", 0
+
+    def make(self) -> str:
+        at = self._at
+        if at == len(self._random):
+            self._random, at = os.urandom(4096), 0
+        self._at = at + 16
+        return self._random[at : at + 16].hex()
+
+    def choose(self, ex: Exchange) -> str:
+        """Return the client's own identifier where it is believed, else a new one."""
+        if self._trust == "always" or (self._trust == "trusted" and ex.client.trusted):
+            theirs = ex.request.headers.get(self._header)
+            if theirs and len(theirs) <= MAX_REQUEST_ID_LENGTH and theirs.isascii() and theirs.isprintable():
+                return theirs
+        return self.make()
+
+
+def _bad_request(message: str) -> Reply:
+    return Reply(400, message.encode(), (("content-type", "text/plain"),), "gw.bad_request", close=True)
+
+
+def _unmatched_reply(ex: Exchange, allow: tuple[str, ...]) -> Reply:
+    if ex.request.path == "*" and ex.request.method == "OPTIONS":
+        return Reply(200, b"", (("allow", ", ".join(allow)),), "gw.options")
+    if allow:
+        return Reply(405, headers=(("allow", ", ".join(allow)),), reason="gw.method_not_allowed")
+    return Reply(404, reason="gw.no_route")
+
+
+# --- gw serve --------------------------------------------------------------------------------
+
+
+def loop_name(setting: str) -> str:
+    """Return which event loop a setting means on this machine."""
+    if setting == "auto":
+        return "uvloop" if find_spec("uvloop") is not None else "asyncio"
+    return setting
+
+
+def run(loaded: Loaded) -> int:
+    """Serve *loaded* until a signal says to stop; return the process's exit code."""
+    config = loaded.config
+    close_logs = logs.configure(
+        config.log.level,
+        file=config.log.file,
+        format=config.log.format,
+        max_file_size=config.log.max_file_size,
+        max_files=config.log.max_files,
+        console=True,
+    )
+    loop = loop_name(config.loop)
+    try:
+        gateway_failed = anyio.run(
+            _main,
+            loaded,
+            backend="trio" if loop == "trio" else "asyncio",
+            backend_options={"use_uvloop": True} if loop == "uvloop" else {},
+        )
+    finally:
+        close_logs()
+    return gateway_failed
+
+
+async def _main(loaded: Loaded) -> int:
+    gateway = Gateway(loaded)
+    failed = 0
+    async with anyio.create_task_group() as tasks:
+
+        async def until_signal() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for number in signals:
+                    if gateway.draining:
+                        log.warning("stopping now: %s came a second time", number.name)
+                        tasks.cancel_scope.cancel()
+                        return
+                    log.info("stopping: %s", number.name)
+                    gateway.stop()
+
+        def ready() -> None:
+            assert gateway.address is not None
+            host, port = gateway.address
+            log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+        tasks.start_soon(until_signal)
+        try:
+            await gateway.serve(ready=ready)
+        except (OSError, ValueError, ConfigError) as error:
+            log.critical("cannot serve: %s", error)
+            failed = 1
+        tasks.cancel_scope.cancel()
+    return failed

@@ -1,0 +1,193 @@
+"""Streams on asyncio and uvloop: the loop's own transport and a Protocol, nothing between.
+
+Only this file imports asyncio. What may be waited for and how long is `Stream`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from anyio.abc import SocketAttribute
+
+from gw.limits import SALVAGE_BYTES, WRITE_HIGH_WATER, WRITE_LOW_WATER
+from gw.net.deadlines import Deadlines
+from gw.net.stream import Stream
+
+__all__ = ["AsyncioStream", "dial", "is_running", "listen"]
+
+
+class AsyncioStream(Stream, asyncio.Protocol):
+    """A `Stream` that is its transport's protocol."""
+
+    __slots__ = ("_loop", "_made", "_reader", "_salvages", "_transport", "_writer")
+
+    def __init__(
+        self,
+        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
+        made: Callable[[AsyncioStream], None] | None = None,
+        *,
+        salvages: bool = False,
+    ) -> None:
+        super().__init__(deadlines)
+        self._loop = loop
+        self._made = made
+        self._salvages = salvages
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+
+    # --- asyncio.Protocol ----------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # asyncio sets it only for sockets whose protocol number is IPPROTO_TCP, and listeners hand out others.
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.set_write_marks(WRITE_HIGH_WATER, WRITE_LOW_WATER)
+        if self._made is not None:
+            self._made(self)
+            self._made = None
+
+    def data_received(self, data: bytes) -> None:
+        # `Stream._received`, unrolled: this runs for every read of every connection.
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            self._data = data
+            if not reader.done():
+                reader.set_result(None)
+                return
+        self._received(data)
+
+    def eof_received(self) -> bool:
+        self._ended()
+        return True  # half-closed: the answer may still be on its way
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._salvages:
+            self._salvage()
+        if exc is None:
+            self._ended()
+        self._gone()
+
+    def _salvage(self) -> None:
+        """Read what the kernel still holds after a failed write.
+
+        An upstream that answers early and closes makes our next write fail; the loop then gives the socket up
+        although the answer may lie in its buffer. The descriptor is still open here, on both loops.
+        """
+        sock = self._transport.get_extra_info("socket")
+        got = 0
+        try:
+            while got < SALVAGE_BYTES and (data := os.read(sock.fileno(), 65536)):
+                got += len(data)
+                self._data += data
+        except (OSError, ValueError):
+            return
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._wake_writer()
+
+    # --- Stream --------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if not self.lost:
+            self._transport.write(data)
+
+    def write_parts(self, parts: list[bytes]) -> None:
+        if not self.lost:
+            self._transport.writelines(parts)
+
+    @property
+    def unsent(self) -> int:
+        return 0 if self.lost else self._transport.get_write_buffer_size()
+
+    def set_write_marks(self, high: int, low: int) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def write_eof(self) -> None:
+        if not self.lost and self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def abort(self) -> None:
+        if not self.lost:
+            self._transport.abort()
+            self._gone()
+
+    def _close(self) -> None:
+        self._transport.close()
+
+    def _wait_readable(self) -> Awaitable[object]:
+        self._reader = reader = self._loop.create_future()
+        return reader
+
+    def _reader_waits(self) -> bool:
+        return self._reader is not None and not self._reader.done()
+
+    def _wake_reader(self) -> None:
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            if not reader.done():
+                reader.set_result(None)
+
+    def _wait_writable(self) -> Awaitable[object]:
+        self._writer = writer = self._loop.create_future()
+        return writer
+
+    def _wake_writer(self) -> None:
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            if not writer.done():
+                writer.set_result(None)
+
+    def _pause_reading(self) -> None:
+        if not self.lost and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self.lost and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        info = self._transport.get_extra_info
+        return {
+            SocketAttribute.family: lambda: info("socket").family,
+            SocketAttribute.local_address: lambda: info("sockname"),
+            SocketAttribute.remote_address: lambda: info("peername"),
+            SocketAttribute.raw_socket: lambda: info("socket"),
+        }
+
+
+def is_running() -> bool:
+    """Tell whether the caller runs on an asyncio loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def dial(deadlines: Deadlines, host: str, port: int) -> AsyncioStream:
+    """Connect; raises `OSError`. Deadlines are the caller's."""
+    loop = asyncio.get_running_loop()
+    _, stream = await loop.create_connection(lambda: AsyncioStream(deadlines, loop, salvages=True), host, port)
+    return stream
+
+
+async def listen(deadlines: Deadlines, sock: socket.socket, on_stream: Callable[[Stream], None]) -> asyncio.Server:
+    """Accept on *sock*; *on_stream* is called with each connection and must not wait."""
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: AsyncioStream(deadlines, loop, on_stream), sock=sock)

@@ -1,0 +1,175 @@
+"""A whole gateway in memory, in front of scripted upstreams: what goes in as bytes comes out as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import anyio
+
+from gw.config.load import load
+from gw.filters import Headers, Request, Response
+from gw.gateway import Gateway
+from gw.http.engines import choose
+from gw.http.h1 import End, Malformed, ReaderLimits
+from gw.plugins import PluginSet
+from gw.testing.memory import MemoryNetwork, MemoryStream
+
+__all__ = ["Answer", "InMemory", "Script", "Upstream", "in_memory"]
+
+Script: TypeAlias = Callable[[MemoryStream], Coroutine[Any, Any, None]]
+_NO_LIMITS = ReaderLimits(0, 0, 0)
+
+
+@dataclass
+class Answer:
+    """A response as the client read it."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    trailers: Headers | None = None
+    interim: list[Response] = field(default_factory=list)
+
+
+@dataclass
+class Asked:
+    """A request as an upstream read it."""
+
+    head: Request
+    body: bytes
+    trailers: Headers | None = None
+
+
+class Upstream:
+    """A scripted upstream: reads requests and answers each with the next of *answers*, the last one again and again.
+
+    An answer is the bytes to send, as they are. `None` closes the connection instead.
+    """
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self._answers = list(answers) or [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
+        self.asked: list[Asked] = []
+        self.connections = 0
+
+    async def __call__(self, stream: MemoryStream) -> None:
+        self.connections += 1
+        reader = choose("auto").request_reader(_NO_LIMITS)
+        head: Request | None = None
+        body = b""
+        while True:
+            while not reader.events:
+                try:
+                    reader.feed(await stream.receive())
+                except (anyio.EndOfStream, Exception):
+                    stream.close()
+                    return
+            event = reader.events.popleft()
+            if isinstance(event, Request):
+                head, body = event, b""
+            elif isinstance(event, End):
+                assert head is not None
+                self.asked.append(Asked(head, body, event.trailers))
+                answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                if answer is None:
+                    stream.close()
+                    return
+                stream.write(answer)
+            elif isinstance(event, Malformed):
+                raise AssertionError(f"the gateway sent something malformed: {event.message}")
+            else:
+                body += event
+
+
+class InMemory:
+    """A running gateway, and the client's side of its network."""
+
+    def __init__(self, gateway: Gateway, network: MemoryNetwork) -> None:
+        self.gateway, self.network = gateway, network
+
+    def connect(self, client: str = "198.51.100.7") -> MemoryStream:
+        return self.network.connect(client)
+
+    async def request(self, data: bytes, *, method: str = "GET", client: str = "198.51.100.7") -> Answer:
+        """Send *data* on a new connection, return the first response to it, and close."""
+        stream = self.connect(client)
+        stream.write(data)
+        try:
+            return await read_answer(stream, method)
+        finally:
+            stream.abort()
+
+    async def get(self, target: str, headers: Mapping[str, str] | None = None, **rest: Any) -> Answer:
+        """GET *target* from ``example.test``."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        return await self.request(f"GET {target} HTTP/1.1\r\nhost: example.test\r\n{lines}\r\n".encode(), **rest)
+
+
+async def read_answer(stream: MemoryStream, method: str = "GET") -> Answer:
+    """Read one response from *stream*; raises `AssertionError` if it is not HTTP."""
+    reader = choose("auto").response_reader(_NO_LIMITS)
+    reader.expect(method)
+    head: Response | None = None
+    interim: list[Response] = []
+    body = b""
+    while True:
+        while not reader.events:
+            try:
+                reader.feed(await stream.receive())
+            except anyio.EndOfStream:
+                reader.feed_eof()
+        event = reader.events.popleft()
+        if isinstance(event, Response):
+            if event.status < 200:
+                interim.append(event)
+            else:
+                head = event
+        elif isinstance(event, End):
+            assert head is not None
+            return Answer(head.status, head.headers, body, event.trailers, interim)
+        elif isinstance(event, Malformed):
+            raise AssertionError(f"the answer is malformed: {event.message}")
+        else:
+            body += event
+
+
+@asynccontextmanager
+async def in_memory(
+    config: Mapping[str, Any] | None = None,
+    upstream: Script | None = None,
+    *,
+    upstreams: Mapping[str, Script] | None = None,
+    plugins: PluginSet | None = None,
+    engine: Literal["auto", "pure", "native"] = "auto",
+) -> AsyncIterator[InMemory]:
+    """Run a gateway with *config* in memory. Without upstreams in it, everything goes to *upstream*.
+
+    *upstreams* maps ``host:port`` of the configuration's endpoints to scripts.
+    """
+    settings: dict[str, Any] = {"engine": engine, **(config or {})}
+    if "upstreams" not in settings:
+        settings["upstreams"] = [
+            {"name": "upstream", "host": "192.0.2.1", "port": 80, "proxy": {"route_prefix": "/"}},
+        ]
+    scripts = {"192.0.2.1:80": upstream or Upstream(), **(upstreams or {})}
+    gateway = Gateway(load(settings, environ={}, plugins=plugins))
+    made: list[MemoryNetwork] = []
+
+    def network(tasks: anyio.abc.TaskGroup) -> MemoryNetwork:
+        made.append(MemoryNetwork(tasks, scripts))
+        return made[0]
+
+    async with anyio.create_task_group() as tasks:
+        listening = anyio.Event()
+
+        async def serve() -> None:
+            await gateway.serve(ready=listening.set, network=network)
+
+        tasks.start_soon(serve)
+        await listening.wait()
+        try:
+            yield InMemory(gateway, made[0])
+        finally:
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,171 @@
+"""A network in memory: the real gateway, its real engines, pools and chains, without a socket.
+
+Bytes written on one end are there on the other at once. Time is a number that
+the test moves, so that deadlines are tested without waiting.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import anyio
+from anyio.abc import SocketAttribute, TaskGroup
+
+from gw.limits import WRITE_HIGH_WATER, WRITE_LOW_WATER
+from gw.net.deadlines import RESOLUTION, Deadlines
+from gw.net.network import Listener, Network
+from gw.net.stream import Stream
+
+__all__ = ["Clock", "MemoryNetwork", "MemoryStream", "pair"]
+
+
+class Clock:
+    """A time of its own, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class MemoryStream(Stream):
+    """One end of a connection that has no socket. Cut it with `abort`, end it with `write_eof` or `close`."""
+
+    def __init__(self, deadlines: Deadlines, address: tuple[str, int]) -> None:
+        super().__init__(deadlines)
+        self.other: MemoryStream
+        self._address = address
+        self._held = bytearray()
+        self._eof_pending = False
+        self._closing = False
+        self._high, self._low = WRITE_HIGH_WATER, WRITE_LOW_WATER
+
+    def write(self, data: bytes) -> None:
+        if not self.lost and not self._closing:
+            self._held += data
+            self._deliver()
+
+    def write_parts(self, parts: list[bytes]) -> None:
+        self.write(b"".join(parts))
+
+    def _deliver(self) -> None:
+        other = self.other
+        if self._held and not other._read_paused and not other.lost:
+            data = bytes(self._held)
+            self._held.clear()
+            other._received(data)
+        if not self._held and self._eof_pending:
+            self._eof_pending = False
+            other._ended()
+            if self._closing:
+                self._gone()
+                if other._closing and not other._held:
+                    other._gone()
+        was, self.paused = self.paused, len(self._held) > (self._low if self.paused else self._high)
+        if was and not self.paused:
+            self._wake_writer()
+
+    @property
+    def unsent(self) -> int:
+        return len(self._held)
+
+    def set_write_marks(self, high: int, low: int) -> None:
+        self._high, self._low = high, low
+
+    def write_eof(self) -> None:
+        self._eof_pending = True
+        self._deliver()
+
+    def _close(self) -> None:
+        self._closing = True
+        self.write_eof()
+
+    def abort(self) -> None:
+        if not self.lost:
+            self._held.clear()
+            self._gone()
+            self.other._gone()
+
+    def _pause_reading(self) -> None:
+        """Do nothing: the other end looks at the flag before it delivers."""
+
+    def _resume_reading(self) -> None:
+        self.other._deliver()
+
+    async def read_until_end(self) -> bytes:
+        """Return all that comes until the other end closes, resets, or half-closes."""
+        data = b""
+        while not (self.lost and not self.has_data):
+            try:
+                data += await self.receive()
+            except anyio.EndOfStream:
+                break
+        return data
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {SocketAttribute.remote_address: lambda: self._address}
+
+
+def pair(deadlines: Deadlines, left: tuple[str, int], right: tuple[str, int]) -> tuple[MemoryStream, MemoryStream]:
+    """Return two connected ends; *left* is the address of the first."""
+    first, second = MemoryStream(deadlines, right), MemoryStream(deadlines, left)
+    first.other, second.other = second, first
+    return first, second
+
+
+class MemoryNetwork(Network):
+    """A `Network` whose other side is the test.
+
+    *upstreams* maps ``host:port`` to what serves a connection there; any other address refuses.
+    """
+
+    def __init__(
+        self, tasks: TaskGroup, upstreams: Mapping[str, Callable[[MemoryStream], Coroutine[Any, Any, None]]]
+    ) -> None:
+        self.clock = Clock()
+        super().__init__(tasks, Deadlines(self.clock))
+        self._upstreams = upstreams
+        self._serve: Callable[[Stream], Coroutine[Any, Any, None]] | None = None
+        self._ports = 40000
+        self.dialled: list[str] = []
+
+    async def dial(self, host: str, port: int) -> Stream:
+        address = f"{host}:{port}"
+        self.dialled.append(address)
+        await anyio.lowlevel.checkpoint()
+        if address not in self._upstreams:
+            raise ConnectionRefusedError("connection refused")
+        near, far = pair(self.deadlines, ("192.0.2.254", 1), (host, port))
+        self.tasks.start_soon(self._upstreams[address], far)
+        return near
+
+    async def listen(
+        self, at: socket.socket | tuple[str, int], serve: Callable[[Stream], Coroutine[Any, Any, None]]
+    ) -> Listener:
+        self._serve = serve
+
+        def close() -> None:
+            self._serve = None
+
+        return Listener(("memory", 0), close)
+
+    def connect(self, client: str = "198.51.100.7") -> MemoryStream:
+        """Open a connection to the gateway, as *client*."""
+        if self._serve is None:
+            raise ConnectionRefusedError("nobody listens")
+        self._ports += 1
+        near, far = pair(self.deadlines, (client, self._ports), ("192.0.2.254", 80))
+        self.tasks.start_soon(self._serve, far)
+        return near
+
+    async def advance(self, seconds: float) -> None:
+        """Let *seconds* pass, tick by tick, and let everything happen that they bring."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += RESOLUTION
+            self.deadlines.turn()
+            await anyio.wait_all_tasks_blocked()

@@ -1,0 +1,274 @@
+"""One HTTP/1.1 connection to an endpoint: writes a request, reads its response, one exchange at a time.
+
+Which connection carries what is the pool's business; what happens to the bytes, the chain's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from gw.failures import (
+    BadResponse,
+    Disconnected,
+    Failure,
+    ResponseIdle,
+    ResponseTimeout,
+    ResponseTooLong,
+    SendStalled,
+    Truncated,
+)
+from gw.filters import Attempt, Exchange, Response
+from gw.http.h1 import END, End, Malformed
+from gw.http.write import last_chunk
+from gw.keys import Endpoint
+from gw.limits import SEND_STALL_TIME
+from gw.net.deadlines import NEVER
+from gw.net.stream import DeadlineExceeded, Stream, StreamLost
+from gw.upstream.forward import Forwarding
+
+if TYPE_CHECKING:
+    from gw.upstream.pool import Pool
+
+__all__ = ["Http1Upstream", "Patience"]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a route waits for its upstream, in seconds; 0 is for ever (behaviour 11.2)."""
+
+    response: float = 30.0
+    idle: float = 30.0
+    total: float = 0.0
+
+
+class Http1Upstream:
+    """A connection and the exchange it carries, if any. The `Connection` that a chain sees."""
+
+    __slots__ = (
+        "_attempt",
+        "_chunked",
+        "_events",
+        "_ex",
+        "_forwarding",
+        "_got_bytes",
+        "_patience",
+        "_pool",
+        "_reader",
+        "_request_done",
+        "_response",
+        "_response_done",
+        "_until",
+        "authority",
+        "born",
+        "endpoint",
+        "is_idle",
+        "served",
+        "stream",
+    )
+
+    def __init__(self, stream: Stream, endpoint: Endpoint, authority: bytes, pool: Pool) -> None:
+        self.stream, self.endpoint, self.authority, self._pool = stream, endpoint, authority, pool
+        self._reader = pool.engine.response_reader(pool.reader_limits)
+        self._events = self._reader.events
+        self.born = stream.deadlines.now
+        self.served = 0
+        self.is_idle = False
+        self._response: Response | None = None
+        self._request_done = self._response_done = True
+        stream.on_lost = stream.on_eof = stream.on_idle_due = self._over
+        stream.send_timeout = SEND_STALL_TIME
+
+    def begin(self, attempt: Attempt, forwarding: Forwarding, patience: Patience) -> Http1Upstream:
+        """Get ready to carry *attempt*."""
+        attempt.endpoint = self.endpoint
+        attempt.reused = self.served > 0
+        self._attempt, self._forwarding, self._patience = attempt, forwarding, patience
+        self._request_done = self._response_done = self._got_bytes = self._chunked = False
+        self._response = None
+        self.served += 1
+        return self
+
+    # --- Connection: the request ----------------------------------------------------
+
+    def start(self, ex: Exchange, chunk: bytes, end: bool) -> None:
+        self._ex = ex
+        request, patience = ex.request, self._patience
+        self._reader.expect(request.method)
+        parts = self._forwarding.head(ex, self.authority)
+        if request.has_body:
+            if request.content_length is None:
+                self._chunked = True
+                if chunk:
+                    parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
+                if end:
+                    parts.append(self._last_chunk())
+            elif chunk:
+                parts.append(chunk)
+        self._attempt.sent = True
+        self._until = self.stream.deadlines.now + patience.total if patience.total else NEVER
+        if end:
+            self._request_done = True
+            self.stream.reading.after(patience.response)
+        self.stream.write(b"".join(parts))
+
+    async def send(self, chunk: bytes, end: bool) -> None:
+        stream = self.stream
+        if not self._chunked:
+            stream.write(chunk)
+        else:
+            parts = [b"%x\r\n" % len(chunk), chunk, b"\r\n"] if chunk else []
+            if end:
+                parts.append(self._last_chunk())
+            stream.write_parts(parts)
+        if stream.lost:
+            raise Disconnected("the upstream closed while the request was being sent")
+        if stream.paused:
+            try:
+                await stream.drain()
+            except StreamLost:
+                raise Disconnected("the upstream closed while the request was being sent") from None
+            except DeadlineExceeded:
+                raise SendStalled("the upstream stopped taking the request") from None
+        if end:
+            self._request_done = True
+            self._expect_response()
+
+    def _last_chunk(self) -> bytes:
+        return last_chunk(self._ex.request.trailers if self._forwarding.forward_trailers else None)
+
+    def _expect_response(self) -> None:
+        if self._response is None:
+            self.stream.reading.after(self._patience.response)
+
+    def fail(self, error: Exception | None) -> None:
+        if error is None:
+            self._expect_response()
+        else:
+            self.stream.fail(error)
+
+    # --- Connection: the response ---------------------------------------------------
+
+    async def response(self) -> Response:
+        events = self._events
+        while not events:
+            await self._read()
+        event = events.popleft()
+        if event.__class__ is Response:
+            response: Response = event  # type: ignore[assignment]
+            if response.status >= 200:
+                self._response = response
+                self.stream.reading.off()
+                if not response.has_body:
+                    self._take_end()
+            return response
+        assert isinstance(event, Malformed), event
+        raise Truncated(event.message) if event.truncated else BadResponse(event.message)
+
+    def take(self) -> tuple[bytes, bool] | None:
+        events = self._events
+        if not events:
+            return None
+        event = events.popleft()
+        if event.__class__ is bytes:
+            if events and self._take_end():
+                return event, True  # type: ignore[return-value]
+            return event, False  # type: ignore[return-value]
+        if isinstance(event, End):
+            events.appendleft(event)
+            self._take_end()
+            return b"", True
+        assert isinstance(event, Malformed), event
+        raise Truncated(event.message) if event.truncated else BadResponse(event.message)
+
+    async def receive(self) -> tuple[bytes, bool]:
+        patience, stream = self._patience, self.stream
+        while (got := self.take()) is None:
+            left = self._until - stream.deadlines.now
+            if left <= 0:
+                raise ResponseTooLong("the response takes longer than stream_max_duration_sec")
+            wait = min(patience.idle or NEVER, left)
+            stream.reading.after(0 if wait == NEVER else wait)
+            await self._read()
+            stream.reading.off()
+        return got
+
+    def _take_end(self) -> bool:
+        events = self._events
+        if not events or not isinstance(events[0], End):
+            return False
+        event = events.popleft()
+        self._response_done = True
+        response = self._response
+        if event is not END and response is not None and self._forwarding.forward_trailers:
+            response.trailers = event.trailers  # type: ignore[union-attr]
+        return True
+
+    async def _read(self) -> None:
+        try:
+            data = await self.stream.receive()
+        except anyio.EndOfStream:
+            if not self._got_bytes:
+                raise Disconnected("the upstream closed before it answered") from None
+            self._reader.feed_eof()
+        except StreamLost:
+            raise (Truncated if self._got_bytes else Disconnected)("the upstream reset the connection") from None
+        except DeadlineExceeded:
+            raise self._late() from None
+        else:
+            self._got_bytes = True
+            self._reader.feed(data)
+
+    def _late(self) -> Failure:
+        if self._response is None:
+            return ResponseTimeout(f"no response within {self._patience.response:g} s")
+        if self.stream.deadlines.now >= self._until:
+            return ResponseTooLong("the response takes longer than stream_max_duration_sec")
+        return ResponseIdle(f"nothing for {self._patience.idle:g} s in mid-response")
+
+    # --- between exchanges ------------------------------------------------------------
+
+    def finish(self) -> None:
+        response, stream = self._response, self.stream
+        stream.reading.off()
+        if (
+            self._request_done
+            and self._response_done
+            and response is not None
+            and response.keep_alive
+            and not stream.lost
+            and not stream.at_eof
+            and not stream.has_data
+            and not self._reader.spare
+            and not self._events
+        ):
+            self._pool.put_back(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection and give its place in the pool free."""
+        self.drop()
+        self._pool.forget(self)
+
+    def drop(self) -> None:
+        """Close the connection; nothing on it is worth keeping."""
+        stream = self.stream
+        stream.on_lost = stream.on_eof = stream.on_idle_due = None
+        stream.abort()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether an idle connection can still carry a request, as far as anyone can know without sending one."""
+        stream = self.stream
+        return not (stream.lost or stream.at_eof or stream.has_data)
+
+    def _over(self) -> None:
+        """The peer closed, or the idle deadline came. While an exchange runs, its reads will find out."""
+        if self.is_idle:
+            self._pool.evict(self)
+
+    def __repr__(self) -> str:
+        return f"<Http1Upstream {self.endpoint} {'idle' if self.is_idle else 'busy'} served {self.served}>"

@@ -1,0 +1,125 @@
+"""The loads: what counts as an answer, and which latency is charged."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from load import Load, check, drive, pace, read_figures
+from peers import MissingError, find_program
+from processes import FailedToRunError
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    status = 200
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body in one segment, as pace() expects
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def do_POST(self):
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))  # type: ignore[attr-defined]
+        self.do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def answering(status: int = 200) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"status": status})) as server:
+        server.bodies = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def test_the_figures_of_wrk_become_seconds():
+    result = read_figures("gw", "Running 1s test\nfigures 1000 2000000 500 1500 0 0 0 0 0\n")
+    assert (result.requests, result.seconds, result.p50, result.p99) == (1000, 2.0, 0.0005, 0.0015)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("figures 1000 1000000 5 9 1 0 0 3 0\n", "gw: 1 connect, 3 status errors beside 1000 requests"),
+        ("figures 0 1000000 0 0 0 0 0 0 0\n", "gw: answered nothing in 1.0 s"),
+        ("unable to connect\n", "gw: wrk printed no figures: unable to connect"),
+    ],
+)
+def test_a_run_with_errors_is_no_measurement(output: str, message: str):
+    with pytest.raises(FailedToRunError) as caught:
+        read_figures("gw", output)
+    assert str(caught.value) == message
+
+
+def test_the_check_refuses_what_is_not_the_answer_of_the_origin():
+    with answering() as server:
+        check("gw", server.server_port, Load(answer=5))
+        with pytest.raises(FailedToRunError) as caught:
+            check("gw", server.server_port, Load(answer=6))
+    assert str(caught.value) == "gw: GET / was answered with 200 and 5 bytes, not with 200 and 6"
+    with answering(502) as server, pytest.raises(FailedToRunError) as caught:
+        check("gw", server.server_port, Load())
+    assert str(caught.value) == "gw: GET / was answered with 502 and 5 bytes, not with 200 and some"
+
+
+def test_wrk_sends_the_method_and_the_body_that_the_load_names():
+    try:
+        find_program("wrk", "")
+    except MissingError:
+        pytest.skip("wrk is not installed")
+    with answering() as server:
+        result = drive("gw", server.server_port, Load("/post", method="POST", body=700, connections=2), 1)
+    assert set(server.bodies) == {b"x" * 700}  # type: ignore[attr-defined]
+    assert result.requests <= len(server.bodies)  # type: ignore[attr-defined]
+
+
+def test_the_paced_load_sends_as_many_requests_as_the_rate_says():
+    with answering() as server:
+        result = pace("gw", server.server_port, Load(connections=2), rate=200, seconds=0.25)
+    assert result.requests == 50
+    assert 0 < result.p50 <= result.p99
+
+
+def test_the_paced_load_does_not_take_another_answer_for_the_first_one(monkeypatch):
+    def changing(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1")
+        self.end_headers()
+        self.wfile.write(b"b" if getattr(self, "seen", False) else b"a")
+        self.seen = True
+
+    with answering() as server, pytest.raises(FailedToRunError) as caught:
+        monkeypatch.setattr(server.RequestHandlerClass, "do_GET", changing, raising=False)
+        pace("gw", server.server_port, Load(connections=1), rate=100, seconds=0.1)
+    assert "gw: went wrong at 100 requests/s" in str(caught.value)
+    assert "another one than at first" in str(caught.value)
+
+
+def test_the_paced_load_charges_a_stall_to_every_request_that_was_due_meanwhile(monkeypatch):
+    arrived, stall = threading.Event(), 0.2
+
+    def stalled(self):
+        if not arrived.is_set() and self.path == "/" and getattr(self, "seen", 0):
+            arrived.set()
+            threading.Event().wait(stall)
+        self.seen = 1  # the first request of a connection only learns what the answer is
+        Handler.do_GET(self)
+
+    with answering() as server:
+        monkeypatch.setattr(server.RequestHandlerClass, "do_GET", stalled, raising=False)
+        result = pace("gw", server.server_port, Load(connections=1), rate=100, seconds=0.3)
+    # One connection, stalled once: a closed loop would see one slow request of 30, and a fast median.
+    assert result.p99 >= stall * 0.9
+    assert result.p50 >= stall * 0.2
