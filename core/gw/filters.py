@@ -10,8 +10,9 @@ Nothing in this file does I/O, parses, or knows a protocol version.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Key(Generic[T]):
 
 FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 """Fields that say where a message ends. Only the core writes them (RFC 9112 section 6)."""
+
+_NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 
 _UNSAFE: Final = frozenset("\r\n\0")
 
@@ -309,7 +312,7 @@ class Retry:
 class Attempt:
     """One try at one endpoint."""
 
-    __slots__ = ("endpoint", "error", "number", "response", "reused", "sent", "upstream")
+    __slots__ = ("_place", "endpoint", "error", "number", "response", "reused", "sent", "upstream")
 
     def __init__(self, number: int, upstream: str = "") -> None:
         self.number = number
@@ -323,6 +326,7 @@ class Attempt:
         """Whether a pooled connection carried it."""
         self.sent = False
         """Whether any byte of the request was written."""
+        self._place: Any = None
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number} {self.upstream} {self.endpoint}>"
@@ -381,7 +385,7 @@ class Exchange:
         self.response: Response | None = None
         self.route: RouteInfo | None = None
         """The route that matched; `None` while, or when, none has."""
-        self.params: dict[str, str] = {}
+        self.params: Mapping[str, str] = _NO_PARAMS
         """What the path pattern captured, as it stands in the normalised path."""
         self.matched_path = request.path
         """The normalised path that the route was looked up with; ``request.path`` may have been rewritten since."""

@@ -97,9 +97,9 @@ def parse_pattern(text: str, policy: PathPolicy) -> Pattern:
     if len(segments) > MAX_PATTERN_SEGMENTS:
         raise BadPattern(f"{text!r}: has more than {MAX_PATTERN_SEGMENTS} segments; end it in a catch-all")
     names = pattern.names
-    for name in names:
-        if names.count(name) > 1:
-            raise BadPattern(f"{text!r}: the name {name!r} is given twice; rename one of them")
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise BadPattern(f"{text!r}: the name {name!r} is given twice; rename one of them")
     return pattern
 
 

@@ -200,8 +200,10 @@ def _find(name: str) -> EntryPoint:
         raise PluginError(f"two installed distributions call a plugin {name!r}: {both}; uninstall one")
     if not same:
         near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(known) or 'none'}"
-        raise PluginError(f"no plugin {name!r} is installed; {hint}; a module is named 'python:package.module'")
+        listed = (
+            f"installed: {', '.join(known) or 'none'}; a module of no distribution is named 'python:package.module'"
+        )
+        raise PluginError(f"no plugin {name!r} is installed; {f'did you mean {near[0]!r}?' if near else listed}")
     return points[same[0]]
 
 

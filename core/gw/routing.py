@@ -9,7 +9,7 @@ docs/routing.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
@@ -422,61 +422,62 @@ class Router(Generic[R]):
     """The compiled route table. Made once per generation; immutable after that, and safe to share."""
 
     def __init__(self, entries: Iterable[tuple[str, Match, R]], policy: PathPolicy) -> None:
-        """Compile ``(name, match, route)`` triples; raise `BadPattern` or `RouteConflict`, naming the routes."""
-        self._any: _Paths[R] = _Paths()
-        self._exact: dict[str, _Paths[R]] = {}
-        self._wildcards: dict[str, _Paths[R]] = {}
-        """By what follows the ``*``, the dot included."""
+        """Compile ``(name, match, route)`` triples; raise `BadPattern` or `RouteConflict`, naming the routes.
+
+        *policy* is the one that request paths are normalised with: literals are spelled as they are.
+        """
+        by_host: dict[str, _Paths[R]] = {"*": _Paths()}
         for name, match, route in entries:
             try:
                 pattern = match.pattern(policy)
                 for host in dict.fromkeys(map(parse_host, match.hosts or ("*",))):
-                    self._paths(host).add(_Entry(name, match, route), pattern)
+                    by_host.setdefault(host, _Paths()).add(_Entry(name, match, route), pattern)
             except BadPattern as error:
                 raise BadPattern(f"route {name!r}: {error}") from None
-        tables = (self._any, *self._exact.values(), *self._wildcards.values())
-        leaves = [leaf for paths in tables for leaf in paths.leaves]
+        leaves = [leaf for paths in by_host.values() for leaf in paths.leaves]
         self._every_method = tuple(sorted({method for leaf in leaves for method in leaf.seal()}))
-        self._hosts_matter = len(tables) > 1
         self.displaced = tuple(dict.fromkeys(pair for leaf in leaves for pair in leaf.displaced))
         """Pairs of names: a route that gives way, and the one that takes its place, at least for some requests."""
+        self._any = (by_host.pop("*"),)
+        self._wildcards = {host[1:]: paths for host, paths in by_host.items() if host.startswith("*")}
+        """By what follows the ``*``, the dot included."""
+        self._exact = {
+            host: (paths, *self._less_specific(host)) for host, paths in by_host.items() if not host.startswith("*")
+        }
+        self._hosts_matter = bool(by_host)
 
     def find(self, request: Request) -> tuple[R, Captures] | Missing:
         """Return the route that takes *request* and what its path captured, as it stands in the path."""
-        if not self._hosts_matter:
-            return self._any.find(request) or self._missing(request)
-        for paths in self._tables(request.host):
+        tables = self._tables(request.host) if self._hosts_matter else self._any
+        for paths in tables:
             found = paths.find(request)
             if found is not None:
                 return found
-        return self._missing(request)
-
-    def _missing(self, request: Request) -> Missing:
         if request.path == "*":
             return Missing(self._every_method)
         allow: set[str] = set()
-        for paths in self._tables(request.host):
+        for paths in tables:
             paths.find(request, allow)
         return Missing(tuple(sorted(allow))) if allow else NOT_FOUND
 
-    def _tables(self, host: str) -> Iterator[_Paths[R]]:
-        """Yield where to look for *host*: its own, then the wildcards it falls under, the longest first, then any."""
-        name = normalise_host(host)
-        exact = self._exact.get(name)
+    def _tables(self, host: str) -> tuple[_Paths[R], ...]:
+        """Return where to look for *host*: its own table, then those of `_less_specific`."""
+        # Most clients write a host as it is configured; `normalise_host` is for the others.
+        exact = self._exact.get(host)
         if exact is not None:
-            yield exact
-        if self._wildcards:
-            dot = name.find(".")
-            while dot >= 0:
-                wildcard = self._wildcards.get(name[dot:])
-                if wildcard is not None:
-                    yield wildcard
-                dot = name.find(".", dot + 1)
-        yield self._any
+            return exact
+        name = normalise_host(host)
+        return self._exact.get(name) or self._less_specific(name)
 
-    def _paths(self, host: str) -> _Paths[R]:
-        if host == "*":
+    def _less_specific(self, name: str) -> tuple[_Paths[R], ...]:
+        """Return the wildcards that *name* falls under, the longest first, then the table for any host."""
+        if not self._wildcards:
             return self._any
-        if host.startswith("*"):
-            return self._wildcards.setdefault(host[1:], _Paths())
-        return self._exact.setdefault(host, _Paths())
+        found: list[_Paths[R]] = []
+        dot = name.find(".")
+        while dot >= 0:
+            wildcard = self._wildcards.get(name[dot:])
+            if wildcard is not None:
+                found.append(wildcard)
+            dot = name.find(".", dot + 1)
+        return (*found, *self._any)

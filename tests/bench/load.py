@@ -109,7 +109,10 @@ def pace(name: str, port: int, load: Load, *, rate: float, seconds: float) -> Re
     gc.collect()
     gc.disable()
     try:
-        end = [_first_answer(connection, request) for connection in connections][0]
+        answers = {_first_answer(connection, request) for connection in connections}
+        if len(answers) > 1:
+            raise ConnectionError("not one answer on all connections")
+        end = answers.pop()
         latencies, taken = _send_evenly(connections, request, end, rate, int(rate * seconds))
     except OSError as error:
         raise FailedToRunError(f"{name}: went wrong at {rate:.0f} requests/s: {error!r}") from error

@@ -46,7 +46,7 @@ def idle_connections(proxy: Process, wanted: int, files: int) -> Verdict:
         for number in range(count - 100):
             closing.enter_context(contextlib.closing(_used_connection(proxy.port, number)))
         each = (proxy.resident() - before) / (count - 100)
-    return Verdict(f"{proxy.name}: each of {count} idle connections", each / KIB, 40, "KiB")
+    return Verdict(f"{proxy.name}: each of {count} idle connections", (each / KIB,), 40, "KiB")
 
 
 def _used_connection(port: int, number: int) -> socket.socket:
@@ -73,7 +73,7 @@ def upload(proxy: Process, size: int) -> Verdict:
         most = max(most, proxy.resident())
     if not answer.startswith(b"HTTP/1.1 200 "):
         raise FailedToRunError(f"{proxy.name}: the upload was answered with {answer[:60]!r}")
-    return Verdict(f"{proxy.name}: growth while {size // MIB} MiB went up", (most - before) / MIB, 8, "MiB")
+    return Verdict(f"{proxy.name}: growth while {size // MIB} MiB went up", ((most - before) / MIB,), 8, "MiB")
 
 
 def download(proxy: Process, size: int) -> Verdict:
@@ -92,7 +92,7 @@ def download(proxy: Process, size: int) -> Verdict:
         most = max(most, proxy.resident())
     if got != size:
         raise FailedToRunError(f"{proxy.name}: the download of {size} bytes ended after {got}")
-    return Verdict(f"{proxy.name}: growth while {size // MIB} MiB came down", (most - before) / MIB, 8, "MiB")
+    return Verdict(f"{proxy.name}: growth while {size // MIB} MiB came down", ((most - before) / MIB,), 8, "MiB")
 
 
 def _head_size(connection: socket.socket) -> int:
@@ -113,7 +113,7 @@ def many_requests(proxy: Process, wanted: int) -> Verdict:
         if before is None and done >= wanted // 10:
             before = proxy.resident()
     grown = proxy.resident() - (before or 0)
-    return Verdict(f"{proxy.name}: growth over {done} requests", grown / MIB, 1, "MiB")
+    return Verdict(f"{proxy.name}: growth over {done} requests", (grown / MIB,), 1, "MiB")
 
 
 @contextlib.contextmanager

@@ -50,12 +50,16 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A figure beside its budget. *figure* is `None` when a proxy that it needs did not run."""
+    """Figures beside their budget, one from each round; none when a proxy that they need did not run."""
 
     text: str
-    figure: float | None
+    figures: tuple[float, ...]
     limit: float
     unit: str
+
+    @property
+    def figure(self) -> float | None:
+        return statistics.median(self.figures) if self.figures else None
 
     @property
     def met(self) -> bool:
@@ -65,7 +69,9 @@ class Verdict:
         allowed = f"at most {self.limit:g} {self.unit}"
         if self.figure is None:
             return f"{self.text}: not measured ({allowed})"
-        return f"{self.text}: {self.figure:.2f} {self.unit} ({allowed}: {'met' if self.met else 'MISSED'})"
+        low, high = min(self.figures), max(self.figures)
+        spread = f"; {low:.2f} to {high:.2f} over {len(self.figures)} rounds" if len(self.figures) > 1 else ""
+        return f"{self.text}: {self.figure:.2f} {self.unit} ({allowed}: {'met' if self.met else 'MISSED'}{spread})"
 
 
 def cpu_ratio(subject: str, peer: str, limit: float) -> Budget:
@@ -112,8 +118,8 @@ def judge(budget: Budget, rounds: Sequence[Round]) -> Verdict:
     The ratio is taken within each round, where the proxies ran side by side, and the median over the rounds:
     a machine that slows down for one round moves both sides of that ratio, and no other.
     """
-    figures = [budget.of(samples) for samples in rounds if all(name in samples for name in budget.needs)]
-    return Verdict(budget.text, statistics.median(figures) if figures else None, budget.limit, budget.unit)
+    figures = tuple(budget.of(samples) for samples in rounds if all(name in samples for name in budget.needs))
+    return Verdict(budget.text, figures, budget.limit, budget.unit)
 
 
 COLUMNS: Final = ("", "us/request", "requests/s", "p50 ms", "p99 ms", "RSS MiB")

@@ -208,7 +208,7 @@ def show(scenario: Scenario, rounds: list[Round]) -> dict[str, Any]:
     return {
         "title": scenario.title,
         "rounds": [{name: dataclasses.asdict(sample) for name, sample in samples.items()} for samples in rounds],
-        "budgets": [{**dataclasses.asdict(verdict), "met": verdict.met} for verdict in verdicts],
+        "budgets": [{**dataclasses.asdict(v), "figure": v.figure, "met": v.met} for v in verdicts],
     }
 
 

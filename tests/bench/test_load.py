@@ -100,25 +100,25 @@ def test_the_paced_load_does_not_take_another_answer_for_the_first_one(monkeypat
         self.wfile.write(b"b" if getattr(self, "seen", False) else b"a")
         self.seen = True
 
+    monkeypatch.setattr(Handler, "do_GET", changing)
     with answering() as server, pytest.raises(FailedToRunError) as caught:
-        monkeypatch.setattr(server.RequestHandlerClass, "do_GET", changing, raising=False)
         pace("gw", server.server_port, Load(connections=1), rate=100, seconds=0.1)
     assert "gw: went wrong at 100 requests/s" in str(caught.value)
     assert "another one than at first" in str(caught.value)
 
 
 def test_the_paced_load_charges_a_stall_to_every_request_that_was_due_meanwhile(monkeypatch):
-    arrived, stall = threading.Event(), 0.2
+    arrived, stall, answer = threading.Event(), 0.2, Handler.do_GET
 
     def stalled(self):
         if not arrived.is_set() and self.path == "/" and getattr(self, "seen", 0):
             arrived.set()
             threading.Event().wait(stall)
         self.seen = 1  # the first request of a connection only learns what the answer is
-        Handler.do_GET(self)
+        answer(self)
 
+    monkeypatch.setattr(Handler, "do_GET", stalled)
     with answering() as server:
-        monkeypatch.setattr(server.RequestHandlerClass, "do_GET", stalled, raising=False)
         result = pace("gw", server.server_port, Load(connections=1), rate=100, seconds=0.3)
     # One connection, stalled once: a closed loop would see one slow request of 30, and a fast median.
     assert result.p99 >= stall * 0.9

@@ -48,6 +48,12 @@ def test_a_verdict_says_the_figure_the_limit_and_whether_it_was_met():
     )
 
 
+def test_a_verdict_on_several_rounds_says_how_far_they_lie_apart():
+    rounds = [{"gw": sample(us), "envoy": sample(100)} for us in (50, 90, 60)]
+    verdict = str(judge(cpu_ratio("gw", "envoy", 0.7), rounds))
+    assert verdict == "CPU per request, gw / envoy: 0.60 x (at most 0.7 x: met; 0.50 to 0.90 over 3 rounds)"
+
+
 def test_a_figure_that_equals_the_limit_meets_it():
     assert judge(tail_ratio("gw", 2.0), [{"gw": sample(60, p50=0.5, p99=1.0)}]).met
 

@@ -16,9 +16,10 @@ import copy
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path as File
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -37,22 +38,24 @@ _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)", re.ASCII)
 _VARIABLE = re.compile(r"(\$?)\$\{(?=[A-Z_])(?:([A-Z0-9_]+)(?::-([^}]*))?\})?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+_NONE: Mapping[str | int, Any] = MappingProxyType({})
+
+
+class Place(NamedTuple):
     """Where a value stands: its key in a mapping, its first character in a list."""
 
     line: int = 0
     column: int = 0
-    children: Mapping[str | int, Place] = field(default_factory=dict)
+    children: Mapping[str | int, Place] = _NONE
     written: Any = None
     """What stands in the document, where the value came from outside it; else `None`."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Document:
     """Plain values, and where each of them came from. *tree* is changed while the configuration loads, places are not."""
 
@@ -67,12 +70,16 @@ class Document:
     outside: dict[Path, Any] = field(default_factory=dict)
     """Values that came from outside, by path: as written, or `None` for what is not written in the document."""
 
+    def __repr__(self) -> str:
+        return f"<Document {self.name}>"  # no values: some are secret
+
     def locate(self, problem: Problem) -> Located:
         """Add to *problem* the position of its path, or of the nearest thing around it that is written down."""
-        place = self.root
-        for depth, part in enumerate(problem.path, 1):
-            if (origin := self.origins.get(problem.path[:depth])) is not None:
+        for length in range(1, len(problem.path) + 1):
+            if (origin := self.origins.get(problem.path[:length])) is not None:
                 return Located(problem, origin)
+        place = self.root
+        for part in problem.path:
             inner = place.children.get(part)
             if inner is None:
                 break
@@ -229,7 +236,7 @@ class _Builder:
                 continue
             values[key] = value
             at = _place(event)
-            places[key] = replace(place, line=at.line, column=at.column)
+            places[key] = place._replace(line=at.line, column=at.column)
         return values, _place(start, places)
 
     def _sequence(self, start: Any, path: Path, depth: int) -> tuple[list[Any], Place]:
@@ -249,7 +256,7 @@ class _Builder:
         value, problem = self._expand(text)
         if problem:
             self._report(event, path, problem)
-        return value, place if value == text else replace(place, written=text)
+        return value, place if value == text else place._replace(written=text)
 
     def _alias(self, event: Any) -> tuple[Any, Place]:
         if event.anchor not in self._anchors:
@@ -282,9 +289,9 @@ class _Builder:
             if problem:
                 self.problems.append(Located(Problem(path, problem), self.name))
             return text, Place(written=None if text == value else value)
-        if value is None or isinstance(value, bool | int | float):
+        if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
             return value, Place()
-        raise TypeError(f"{path_text(path)}: a configuration cannot hold {type(value).__name__}")
+        raise TypeError(f"{path_text(path)}: a configuration cannot hold {value!r}")
 
     def _expand(self, text: str) -> tuple[str, str]:
         """Return *text* with its variables filled in, and what is wrong with them."""
@@ -327,7 +334,7 @@ class _Builder:
 
 
 def _place(event: Any, children: Mapping[str | int, Place] | None = None) -> Place:
-    return Place(event.start_mark.line + 1, event.start_mark.column + 1, children or {})
+    return Place(event.start_mark.line + 1, event.start_mark.column + 1, children or _NONE)
 
 
 def _plain(text: str) -> Any:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +36,9 @@ __all__ = ["Loaded", "load", "load_plugins", "schema"]
 
 Source = File | Mapping[str, Any] | None
 """A file, the values themselves, or nothing but the defaults."""
+
+MASK = "**********"
+"""What is shown for a secret, by pydantic and by us."""
 
 PREFIXES = ("GW_", "REACTOR_")
 """Of environment variables; the first that is set counts."""
@@ -72,6 +75,9 @@ class Loaded:
     """Load from the same source, environment and options once more: what a reload does. Raises `ConfigError`."""
     _document: Document
 
+    def __repr__(self) -> str:
+        return f"<Loaded {self._document.name}, plugins: {', '.join(self.plugins.names) or 'none'}>"  # no values: some are secret
+
     def position(self, path: Path) -> str:
         """Say where *path* was set, as ``file:line:column``, or where it would stand."""
         return self._document.locate(Problem(path, "")).position
@@ -98,11 +104,12 @@ class Loaded:
         for path, written in self._document.outside.items():
             if written is None:
                 continue
-            # Where loading gave a key another form, the nearest thing around it is shown as written.
-            while path and shown.get(path) is None:
-                path = path[:-1]  # noqa: PLW2901 (shortened until it is found)
-            if path:
-                shown.put(path, self._document.as_written(path))
+            value, current = self._document.get(path), shown.get(path)
+            # Under a key stands what was made of it; an item may have been sorted away, and another one stands there.
+            if current in {value, MASK} if isinstance(path[-1], int) else current is not None:
+                shown.put(path, written)
+            else:
+                _mask(shown, path[:-1], value, written)
         return tree
 
 
@@ -139,8 +146,8 @@ def load(
         for plugin in plugins:
             problems += _checked(plugins, plugin.name, config)
 
-    broken = {located.problem.path for located in document.problems}
-    found = document.problems + [document.locate(each) for each in problems if each.path not in broken]
+    broken = {each.problem.path for each in document.problems if each.problem.path}
+    found = document.problems + [document.locate(_hide(each, document)) for each in problems if each.path not in broken]
     if config is None or any(each.problem.level == "error" for each in found):
         raise ConfigError(found)
     return Loaded(config, plugins, tuple(found), again, document)
@@ -184,6 +191,26 @@ def schema(plugins: PluginSet) -> dict[str, Any]:
 def _model(plugins: PluginSet) -> type[GatewayConfig]:
     owned = (plugin.sections for plugin in plugins if plugin.sections is not None)
     return with_sections(sections for sections in owned if is_free(sections.name))
+
+
+def _mask(shown: Document, path: Path, value: Any, written: Any) -> None:
+    """Take *value* out of what is shown at *path* or around it, where loading moved it; mask all there if it is not found."""
+    found = False
+
+    def replaced(item: Any) -> Any:
+        nonlocal found
+        if isinstance(item, dict):
+            return {key: replaced(inner) for key, inner in item.items()}
+        if isinstance(item, list):
+            return [replaced(inner) for inner in item]
+        found = found or item == value
+        return written if item == value else item
+
+    while path and shown.get(path) is None:
+        path = path[:-1]
+    if path:
+        around = replaced(shown.get(path))
+        shown.put(path, around if found else MASK)
 
 
 def _open(source: Source, environ: Mapping[str, str]) -> Document:
@@ -243,7 +270,7 @@ def _validate(
         else:
             message = explain(each, secret=path in document.outside)
         if message is not None:
-            problems.setdefault(path, Problem(path, _hide(message, path, document)))
+            problems.setdefault(path, Problem(path, message))
     return None, list(problems.values())
 
 
@@ -255,7 +282,9 @@ def _path(error: ErrorDetails, document: Document) -> Path:
         if (isinstance(at, dict) and part in at) or (isinstance(at, list) and isinstance(part, int)):
             at = at[part]  # type: ignore[index]
             path.append(part)
-    return tuple([*path, error["loc"][-1]] if error["type"] == "missing" else path)
+    # A key that is not written down: it is required, or its default does not fit the others.
+    unwritten = error["type"] == "missing" or (isinstance(at, dict) and error["input"] != at)
+    return tuple([*path, error["loc"][-1]] if unwritten and len(path) < len(error["loc"]) else path)
 
 
 def _fill(document: Document, path: Path, error: ErrorDetails, tried: set[Path]) -> bool:
@@ -304,11 +333,12 @@ def _text_of(file: File) -> str:
         raise ValueError("it is not UTF-8 text") from None
 
 
-def _hide(message: str, path: Path, document: Document) -> str:
-    """Take what came from outside out of *message*: it may be a secret that was put in the wrong place."""
-    value, written = document.get(path), document.outside.get(path)
+def _hide(problem: Problem, document: Document) -> Problem:
+    """Take what came from outside out of the message: it may be a secret that was put in the wrong place."""
+    value, written = document.get(problem.path), document.outside.get(problem.path)
     if not isinstance(value, str) or written is None:
-        return message
-    message = message.replace(repr(value), repr(written))
-    # A sentence may hold a short value by chance, and a secret is not short.
-    return message if len(value) < 4 else message.replace(value, str(written))
+        return problem
+    message = problem.message.replace(repr(value), repr(written))
+    if len(value) >= 4:  # a sentence may hold a shorter one by chance, and a secret is not short
+        message = message.replace(value, str(written))
+    return replace(problem, message=message)

@@ -17,7 +17,6 @@ from gw.failures import BadBody, BodyTimeout, BodyTooLarge, ClientGone
 from gw.filters import Exchange, Reply, Request, Response
 from gw.http.engines import Engine
 from gw.http.h1 import END, End, Malformed, ReaderLimits
-from gw.http.replies import http_date
 from gw.http.write import interim_head, last_chunk, response_head
 from gw.keys import Client
 from gw.limits import HALF_CLOSE_GRACE, LINGER_IDLE, LINGER_TIME, MIN_RATE_GRACE
@@ -316,7 +315,6 @@ class Http1Connection:
             stays_open=not newer and not self._close,
             chunked=self._chunked,
             via=self.via,
-            date=http_date(time.time()),
         )
         if not has_body:
             self._discards = True

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from gw.http.h1 import ReaderLimits
-from gw.http.reading import RequestReader, ResponseReader, SplitHead
+from gw.http.readers import RequestReader, ResponseReader, SplitHead
 
 __all__ = ["Engine", "EngineMissing", "choose"]
 

@@ -3,7 +3,7 @@
 Every rule about the *meaning* of a request or response head is here, once, for
 both engines: they hand over the start line and the field lines, lower-case
 names, values without surrounding blanks, and get a `Request` or `Response`, or
-a `Refusal`. How bytes become lines is `gw.http.reading`'s and the engines'
+a `Refusal`. How bytes become lines is `gw.http.readers`'s and the engines'
 business, what a target names that of `gw.http.paths`. docs/engines.md has the
 whole list of what is refused, and why.
 
@@ -66,8 +66,8 @@ _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
 _NOT_TO_BE_NAMED: Final = frozenset({*_SINGLETONS, b"transfer-encoding"})
 """What Connection must not take away: with it goes the framing, the routing, or who is asking."""
 
-_OURS: Final = (b"x-forwarded-", b"forwarded", b"via", b"x-real-ip", b"x-request-id")
-"""Beginnings of what the gateway itself tells an upstream: a client may not have it removed."""
+_OURS: Final = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-request-id", b"traceparent", b"tracestate"})
+"""What the gateway itself tells an upstream, as ``x-forwarded-*`` does: a client may not have it removed."""
 
 _NOT_IN_TRAILERS: Final = frozenset({*_KNOWN, b"te", b"trailer", b"keep-alive", b"proxy-connection"})
 """RFC 9110 section 6.5.1: fields that frame, route or authorise, come before the body or not at all."""
@@ -76,9 +76,9 @@ _MAX_LENGTH: Final = 2**63 - 1
 """Content-Length: what fits a signed 64-bit integer, since somebody down the line keeps it in one."""
 
 _SLASH: Final = 0x2F
-_unusual_target: Final = re.compile(
-    rb"\*\Z|(?i:https?)://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:[/?]|\Z)"
-).match
+_AUTHORITY: Final = rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+_absolute_form: Final = re.compile(rb"(?i:https?)://" + _AUTHORITY + rb"(?::[0-9]+)?(?:[/?]|\Z)").match
+_authority_form: Final = re.compile(_AUTHORITY + rb":[0-9]+").fullmatch
 _token: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
@@ -94,7 +94,7 @@ def frame_request(
     name = METHODS.get(method)
     if name is None:
         raise Refusal("Unknown method")
-    if target[0] != _SLASH and name != "CONNECT" and _unusual_target(target) is None:
+    if (target[0] != _SLASH or name == "CONNECT") and not _unusual_target(name, target):
         raise Refusal("Invalid request target")
 
     known = _known_of(fields)
@@ -112,8 +112,8 @@ def frame_request(
             if value == b"keep-alive":  # nearly always
                 request.keep_alive = True
             elif named := _apply_options(value, known, request):
-                if not _NOT_TO_BE_NAMED.isdisjoint(named):
-                    raise Refusal("Connection names a field that is not hop-by-hop")
+                if end_to_end := named & _NOT_TO_BE_NAMED:
+                    raise Refusal(f"Connection names {min(end_to_end).decode('ascii')}, which is not hop-by-hop")
                 request.named_hops = _honoured(named)
         elif field == b"content-length":
             length = request.content_length = _length(value)
@@ -198,6 +198,13 @@ def frame_trailers(fields: Fields, limits: ReaderLimits) -> Headers:
     return Headers(fields)
 
 
+def _unusual_target(method: str, target: bytes) -> bool:
+    """Return whether *target* has a form of RFC 9112 section 3.2 that suits *method*, the usual one aside."""
+    if method == "CONNECT":
+        return _authority_form(target) is not None
+    return (target == b"*" and method == "OPTIONS") or _absolute_form(target) is not None
+
+
 def _known_of(fields: Fields) -> dict[bytes, bytes]:
     """Pick the fields that decide anything; lines of a list are joined, second lines of the others refused."""
     known: dict[bytes, bytes] = {}
@@ -230,7 +237,7 @@ def _apply_options(value: bytes, known: dict[bytes, bytes], message: Request | R
 
 
 def _honoured(named: set[bytes]) -> frozenset[bytes] | None:
-    return frozenset(name for name in named if not name.startswith(_OURS)) or None
+    return frozenset(name for name in named - _OURS if not name.startswith(b"x-forwarded-")) or None
 
 
 def _check_chunked(known: dict[bytes, bytes], version: str) -> None:

@@ -1,8 +1,9 @@
-"""The pure-Python engine: h11, used as a parser of heads only.
+"""The pure-Python engine: the grammar of `gw.http.readers`, with h11 as the second reader of every head.
 
-h11 tolerates what we do not (a bare LF, folded lines, control characters), so
-the head must first pass the grammar of `gw.http.reading`. What h11 refuses
-beyond that is refused.
+h11 alone would not do: it tolerates what we refuse (a bare LF, folded lines,
+control characters), and mends what must not be mended (of two equal
+Content-Length lines it returns one). So the lines come from our grammar, and
+h11 has to read the same ones: what it refuses, or reads differently, is refused.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Final
 import h11
 
 from gw.http.framing import Fields, Refusal
-from gw.http.reading import split_section
+from gw.http.readers import split_section
 
 __all__ = ["split_request", "split_response"]
 
 _ASKED: Final = h11.Request(method="GET", target="/", headers=[("Host", "upstream")])
+"""h11 reads a response only to a request that it knows of. What it makes of the body does not matter here."""
 
 
 def split_request(head: bytes) -> Fields:
@@ -30,11 +32,13 @@ def split_response(head: bytes) -> Fields:
 
 
 def _split(connection: h11.Connection, head: bytes) -> Fields:
-    split_section(head[head.index(b"\n") + 1 :])
+    fields = split_section(head[head.index(b"\n") + 1 :])
     connection.receive_data(head)
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
         raise Refusal(f"Malformed head: {error}") from None
     assert isinstance(event, h11.Request | h11.Response | h11.InformationalResponse)
-    return list(event.headers)
+    if [name for name, _ in event.headers] != [name for name, _ in fields]:
+        raise Refusal("Malformed head: it has more than one reading")
+    return fields

@@ -5,10 +5,11 @@ What comes in was checked by an engine or by `gw.filters.Headers`; nothing here 
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from gw.filters import Headers, Response
-from gw.http.replies import PHRASES
+from gw.http.replies import PHRASES, http_date
 
 __all__ = ["HOP_BY_HOP", "LAST_CHUNK", "interim_head", "last_chunk", "response_head"]
 
@@ -63,12 +64,12 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def response_head(
-    response: Response, *, close: bool, stays_open: bool, chunked: bool, via: bytes, date: bytes
+    response: Response, *, close: bool, stays_open: bool, chunked: bool, via: bytes
 ) -> list[bytes]:
     """Return the pieces of a final response's head.
 
     *stays_open* says ``Connection: keep-alive`` to an HTTP/1.0 client. *via* is the value of our own ``Via``
-    line, empty for none. *date* is used where the response has none (RFC 9110 section 6.6.1).
+    line, empty for none. A response without a date gets one (RFC 9110 section 6.6.1).
     """
     status, reason = response.status, response.reason
     known = _STATUS_LINES.get(status)
@@ -85,7 +86,7 @@ def response_head(
             continue
         out += (name, b": ", value, b"\r\n")
     if not dated:
-        out += (b"date: ", date, b"\r\n")
+        out += (b"date: ", http_date(time.time()), b"\r\n")
     if via:
         out += (b"via: ", via, b"\r\n")
     if chunked:

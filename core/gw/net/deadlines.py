@@ -37,7 +37,7 @@ class Due:
     def after(self, seconds: float) -> None:
         """Fire in *seconds* from now, instead of whenever it was due before; 0 means never."""
         self.when = when = self._deadlines.now + seconds if seconds else NEVER
-        if when < self._slot:
+        if when + RESOLUTION < self._slot:
             self._deadlines.place(self)
 
     def off(self) -> None:

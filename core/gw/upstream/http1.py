@@ -23,14 +23,13 @@ from gw.failures import (
 from gw.filters import Attempt, Exchange, Response
 from gw.http.h1 import END, End, Malformed
 from gw.http.write import last_chunk
-from gw.keys import Endpoint
 from gw.limits import SEND_STALL_TIME
 from gw.net.deadlines import NEVER
 from gw.net.stream import DeadlineExceeded, Stream, StreamLost
 from gw.upstream.forward import Forwarding
 
 if TYPE_CHECKING:
-    from gw.upstream.pool import Pool
+    from gw.upstream.pool import Origin, Pool
 
 __all__ = ["Http1Upstream", "Patience"]
 
@@ -61,19 +60,19 @@ class Http1Upstream:
         "_response",
         "_response_done",
         "_until",
-        "authority",
-        "born",
-        "endpoint",
+        "expires",
         "is_idle",
+        "origin",
         "served",
         "stream",
     )
 
-    def __init__(self, stream: Stream, endpoint: Endpoint, authority: bytes, pool: Pool) -> None:
-        self.stream, self.endpoint, self.authority, self._pool = stream, endpoint, authority, pool
+    def __init__(self, stream: Stream, origin: Origin, pool: Pool, expires: float) -> None:
+        self.stream, self.origin, self._pool = stream, origin, pool
+        self.expires = expires
+        """When it is too old for another request."""
         self._reader = pool.engine.response_reader(pool.reader_limits)
         self._events = self._reader.events
-        self.born = stream.deadlines.now
         self.served = 0
         self.is_idle = False
         self._response: Response | None = None
@@ -83,7 +82,7 @@ class Http1Upstream:
 
     def begin(self, attempt: Attempt, forwarding: Forwarding, patience: Patience) -> Http1Upstream:
         """Get ready to carry *attempt*."""
-        attempt.endpoint = self.endpoint
+        attempt.endpoint = self.origin.endpoint
         attempt.reused = self.served > 0
         self._attempt, self._forwarding, self._patience = attempt, forwarding, patience
         self._request_done = self._response_done = self._got_bytes = self._chunked = False
@@ -97,7 +96,7 @@ class Http1Upstream:
         self._ex = ex
         request, patience = ex.request, self._patience
         self._reader.expect(request.method)
-        parts = self._forwarding.head(ex, self.authority)
+        parts = self._forwarding.head(ex, self.origin.authority)
         if request.has_body:
             if request.content_length is None:
                 self._chunked = True
@@ -259,16 +258,10 @@ class Http1Upstream:
         stream.on_lost = stream.on_eof = stream.on_idle_due = None
         stream.abort()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether an idle connection can still carry a request, as far as anyone can know without sending one."""
-        stream = self.stream
-        return not (stream.lost or stream.at_eof or stream.has_data)
-
     def _over(self) -> None:
         """The peer closed, or the idle deadline came. While an exchange runs, its reads will find out."""
         if self.is_idle:
             self._pool.evict(self)
 
     def __repr__(self) -> str:
-        return f"<Http1Upstream {self.endpoint} {'idle' if self.is_idle else 'busy'} served {self.served}>"
+        return f"<Http1Upstream {self.origin.endpoint} {'idle' if self.is_idle else 'busy'} served {self.served}>"

@@ -16,10 +16,11 @@ from gw.failures import ConnectFailed, ConnectTimeout, QueueFull, QueueTimeout
 from gw.http.engines import Engine
 from gw.http.h1 import ReaderLimits
 from gw.keys import Endpoint
+from gw.net.deadlines import NEVER
 from gw.net.network import Network
 from gw.upstream.http1 import Http1Upstream
 
-__all__ = ["Pool", "PoolSettings"]
+__all__ = ["Origin", "Pool", "PoolSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,17 @@ class PoolSettings:
     idle_timeout: float = 90.0
     max_lifetime: float = 3600.0
     max_requests: int = 0
+
+
+class Origin:
+    """One endpoint of a pool: what it is called by, and its idle connections, the last used last."""
+
+    __slots__ = ("authority", "endpoint", "idle")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.authority = _authority(endpoint)
+        self.idle: list[Http1Upstream] = []
 
 
 class _Waiter:
@@ -63,34 +75,34 @@ class Pool:
         self.engine, self.reader_limits = engine, reader_limits
         self._network = network
         self._turn = -1
-        self._order = [e for e in self.endpoints for _ in range(e.weight)]
-        self._authority = {e: _authority(e) for e in self.endpoints}
-        self._idle: dict[Endpoint, list[Http1Upstream]] = {e: [] for e in self.endpoints}
+        self._origins = [Origin(endpoint) for endpoint in self.endpoints]
+        self._order = [origin for origin in self._origins for _ in range(origin.endpoint.weight)]
         self._idle_count = 0
         self.open = 0
         """Connections that exist or are being opened."""
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
 
-    def choose(self) -> Endpoint:
-        """Return the endpoint whose turn it is: round robin, by weight."""
+    def choose(self) -> Origin:
+        """Return the origin whose turn it is: round robin, by weight."""
         self._turn = turn = (self._turn + 1) % len(self._order)
         return self._order[turn]
 
-    def take(self, endpoint: Endpoint) -> Http1Upstream | None:
-        """Return an idle connection to *endpoint*, if there is one that is alive."""
-        idle = self._idle[endpoint]
+    def take(self, origin: Origin) -> Http1Upstream | None:
+        """Return an idle connection to *origin*, if there is one that is alive."""
+        idle = origin.idle
         while idle:
             connection = idle.pop()
             self._idle_count -= 1
             connection.is_idle = False
-            if connection.is_alive and not self._is_old(connection):
+            # One whose peer closed was evicted when that was seen; bytes that nobody asked for are seen here.
+            if not connection.stream.has_data and self._network.deadlines.now < connection.expires:
                 return connection
             connection.close()
         return None
 
-    async def connect(self, endpoint: Endpoint, *, fresh: bool = False) -> Http1Upstream:
-        """Open a connection to *endpoint*, or wait for one; raises an `UpstreamFailure`.
+    async def connect(self, origin: Origin, *, fresh: bool = False) -> Http1Upstream:
+        """Open a connection to *origin*, or wait for one; raises an `UpstreamFailure`.
 
         What the queue hands out may lead to another endpoint, unless it must be *fresh*.
         """
@@ -102,11 +114,11 @@ class Pool:
                 waiter.connection.drop()  # its place becomes ours
         else:
             self.open += 1
-        return await self._dial(endpoint)
+        return await self._dial(origin)
 
-    async def _dial(self, endpoint: Endpoint) -> Http1Upstream:
+    async def _dial(self, origin: Origin) -> Http1Upstream:
         """Open a connection in a place that is already counted."""
-        done = False
+        endpoint, done = origin.endpoint, False
         try:
             with anyio.fail_after(self.settings.connect_timeout):
                 stream = await self._network.dial(endpoint.host, endpoint.port)
@@ -118,7 +130,8 @@ class Pool:
         finally:
             if not done:
                 self._free_place()
-        return Http1Upstream(stream, endpoint, self._authority[endpoint], self)
+        lifetime = self.settings.max_lifetime
+        return Http1Upstream(stream, origin, self, self._network.deadlines.now + lifetime if lifetime else NEVER)
 
     async def _queue(self) -> _Waiter:
         if len(self._waiters) >= self.settings.max_queue:
@@ -147,7 +160,8 @@ class Pool:
 
     def put_back(self, connection: Http1Upstream) -> None:
         """Take back a connection that can carry another request."""
-        if self._closed or self._is_old(connection):
+        most = self.settings.max_requests
+        if self._closed or (most and connection.served >= most) or self._network.deadlines.now >= connection.expires:
             connection.close()
         else:
             self._hand_over(connection)
@@ -158,7 +172,7 @@ class Pool:
 
     def evict(self, connection: Http1Upstream) -> None:
         """Close an idle connection whose peer has gone, or whose time is up."""
-        self._idle[connection.endpoint].remove(connection)
+        connection.origin.idle.remove(connection)
         self._idle_count -= 1
         connection.is_idle = False
         connection.close()
@@ -174,7 +188,7 @@ class Pool:
         elif self._idle_count < self.settings.max_idle:
             connection.is_idle = True
             connection.stream.reading.after(self.settings.idle_timeout)
-            self._idle[connection.endpoint].append(connection)
+            connection.origin.idle.append(connection)
             self._idle_count += 1
         else:
             connection.close()
@@ -187,21 +201,11 @@ class Pool:
         else:
             self.open -= 1
 
-    def _is_old(self, connection: Http1Upstream) -> bool:
-        settings = self.settings
-        return bool(
-            (settings.max_requests and connection.served >= settings.max_requests)
-            or (
-                settings.max_lifetime
-                and self._network.deadlines.now - connection.born >= settings.max_lifetime
-            )
-        )
-
     def _evict_oldest(self) -> bool:
         """Make room by closing an idle connection to an endpoint that nobody asked for."""
-        for idle in self._idle.values():
-            if idle:
-                connection = idle.pop(0)
+        for origin in self._origins:
+            if origin.idle:
+                connection = origin.idle.pop(0)
                 self._idle_count -= 1
                 connection.is_idle = False
                 connection.close()
@@ -211,9 +215,9 @@ class Pool:
     def close(self) -> None:
         """Close what is idle, and what is busy as soon as it is done."""
         self._closed = True
-        for idle in self._idle.values():
-            while idle:
-                self.evict(idle[-1])
+        for origin in self._origins:
+            while origin.idle:
+                self.evict(origin.idle[-1])
 
     def __repr__(self) -> str:
         waiting = len(self._waiters)

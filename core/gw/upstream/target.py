@@ -26,27 +26,24 @@ class Leg:
 class RouteTarget:
     """Chooses an upstream and an endpoint for each attempt."""
 
-    __slots__ = ("_legs", "_names", "_only", "_sums")
+    __slots__ = ("_legs", "_only", "_sums")
 
     def __init__(self, legs: Sequence[Leg]) -> None:
         self._legs = tuple(legs)
         self._only = legs[0] if len(legs) == 1 else None
         self._sums = list(accumulate(leg.weight for leg in legs))
-        self._names = {leg.pool.name: leg for leg in legs}
 
     def choose(self, ex: Exchange, attempt: Attempt) -> None:
         leg = self._only or random.choices(self._legs, cum_weights=self._sums)[0]  # noqa: S311  # balance, not secrecy
-        attempt.upstream = leg.pool.name
-        attempt.endpoint = leg.pool.choose()
+        origin = leg.pool.choose()
+        attempt.upstream, attempt.endpoint, attempt._place = leg.pool.name, origin.endpoint, (leg, origin)
 
     def take(self, attempt: Attempt) -> Http1Upstream | None:
-        leg = self._only or self._names[attempt.upstream]
-        assert attempt.endpoint is not None
-        connection = leg.pool.take(attempt.endpoint)
+        leg, origin = attempt._place
+        connection: Http1Upstream | None = leg.pool.take(origin)
         return None if connection is None else connection.begin(attempt, leg.forwarding, leg.patience)
 
     async def connect(self, attempt: Attempt, *, fresh: bool) -> Http1Upstream:
-        leg = self._only or self._names[attempt.upstream]
-        assert attempt.endpoint is not None
-        connection = await leg.pool.connect(attempt.endpoint, fresh=fresh)
+        leg, origin = attempt._place
+        connection: Http1Upstream = await leg.pool.connect(origin, fresh=fresh)
         return connection.begin(attempt, leg.forwarding, leg.patience)

@@ -1,6 +1,6 @@
 """The plugin ``sunset``: what it has for the gateway. The settings and the filter are in modules of their own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gw import Context, Filter, RouteInfo, Sections, hookimpl
 from gw_sample.filter import Sunset

@@ -21,7 +21,7 @@ async def test_responses_say_since_when_and_until_when():
 
 async def test_links_of_the_upstream_stay():
     filters = [Sunset(SETTINGS, "https://example.com/changes", now=lambda: DAY)]
-    played = await drive(filters, response_headers={"link": "</next>; rel=next"})
+    played = await drive(filters, upstream_headers={"link": "</next>; rel=next"})
     assert played.headers.get_all("link") == ["</next>; rel=next", '<https://example.com/changes>; rel="deprecation"']
 
 

@@ -48,6 +48,7 @@ _CR: Final = 0x0D
 _CHUNK_LINE: Final = 16
 """As long as this a chunk-size line may be before it counts as overhead."""
 _BARE: Final = "A line does not end with CR LF"
+_TOO_LARGE: Final = "Request Header Fields Too Large"
 _CHUNK_OVERHEAD: Final = "Too many bytes in chunk sizes and extensions"
 
 Event = TypeVar("Event")
@@ -58,10 +59,6 @@ def split_section(section: bytes) -> Fields:
     if _section(section) is None:
         raise Refusal("Malformed header line")
     return [(name.lower(), value.strip(b" \t")) for name, value in _field_line(section)]
-
-
-def _too_large() -> Refusal:
-    return Refusal("Request Header Fields Too Large", 431)
 
 
 def _bound(limit: int) -> int:
@@ -132,7 +129,9 @@ class Reader(Generic[Event]):
     def _ignore(self, data: bytes, at: int) -> int:
         return len(data)
 
-    def _gather(self, data: bytes, at: int, end_mark: bytes, bound: int, too_long: Refusal) -> tuple[bytes | None, int]:
+    def _gather(
+        self, data: bytes, at: int, end_mark: bytes, bound: int, too_long: str = _TOO_LARGE, status: int = 431
+    ) -> tuple[bytes | None, int]:
         """Add to the buffer until *end_mark*; return the section with its mark, or `None` when more is needed.
 
         The verdict must be the same wherever the network cut. So bytes are judged in the order of the stream: what
@@ -147,7 +146,7 @@ class Reader(Generic[Event]):
             raise Refusal(_BARE)
         if found < 0:
             if end >= bound:
-                raise too_long
+                raise Refusal(too_long, status)
             return None, at + end - before
         section = bytes(buffer[:end])
         buffer.clear()
@@ -167,7 +166,7 @@ class Reader(Generic[Event]):
         """Read a head that is not there as a whole, or begins with a CR, or is too long."""
         if not self._buffer and data[at] not in self._first:
             raise Refusal("Malformed start line")
-        head, at = self._gather(data, at, b"\r\n\r\n", self._head_bound, _too_large())
+        head, at = self._gather(data, at, b"\r\n\r\n", self._head_bound)
         if head is not None:
             self._begin(head)
         return at
@@ -209,7 +208,7 @@ class Reader(Generic[Event]):
                 return at
         # The line is cut, or wrong.
         bound = _CHUNK_LINE + MAX_CHUNK_OVERHEAD - self._overhead
-        found, at = self._gather(data, at, b"\r\n", bound, Refusal(_CHUNK_OVERHEAD))
+        found, at = self._gather(data, at, b"\r\n", bound, _CHUNK_OVERHEAD, 400)
         if found is not None:
             whole = _chunk_line(found)
             if whole is None:
@@ -242,13 +241,17 @@ class Reader(Generic[Event]):
         return at + len(piece)
 
     def _read_chunk_end(self, data: bytes, at: int) -> int:
-        found, at = self._gather(data, at, b"\r\n", 2, Refusal("A chunk does not end where its size says"))
+        found, at = self._gather(data, at, b"\r\n", 2, "A chunk does not end where its size says", 400)
         if found is not None:
             self._step = Reader._read_chunk_line
         return at
 
     def _read_trailers(self, data: bytes, at: int) -> int:
-        found, at = self._gather(data, at, b"\r\n\r\n", 2 + self._trailer_bound, _too_large())
+        if len(self._buffer) == 2 and data.startswith(b"\r\n", at):  # nearly always
+            self._buffer.clear()
+            self._end(END)
+            return at + 2
+        found, at = self._gather(data, at, b"\r\n\r\n", 2 + self._trailer_bound)
         if found is not None:
             section = found[2:]
             self._end(END if section == b"\r\n" else End(frame_trailers(split_section(section), self._limits)))
@@ -269,18 +272,14 @@ class RequestReader(Reader[Request]):
     CONNECT, which the gateway refuses) whatever follows is no request: it is dropped.
     """
 
-    __slots__ = ("_empty_lines", "_last")
+    __slots__ = ("_empty_lines", "_last", "in_head")
     _first = frozenset(b"!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 
     def __init__(self, split: SplitHead, limits: ReaderLimits) -> None:
         super().__init__(split, limits, Reader._read_head)
         self._empty_lines = 0
         self._last = False
-
-    @property
-    def in_head(self) -> bool:
-        """Part of a head was read, and not all of it."""
-        return self._step is Reader._read_head and len(self._buffer) > 0
+        self.in_head = False
 
     def feed_eof(self) -> None:
         between = self._step is Reader._read_head and not self._buffer
@@ -291,13 +290,16 @@ class RequestReader(Reader[Request]):
     def _read_cut_head(self, data: bytes, at: int) -> int:
         if self._buffer == b"\r" or (not self._buffer and data[at] == _CR):
             # An empty line before a request is ignored (RFC 9112 section 2.2).
-            found, at = self._gather(data, at, b"\r\n", 2, Refusal("Malformed request line"))
+            found, at = self._gather(data, at, b"\r\n", 2, _BARE, 400)
             if found is not None:
                 self._empty_lines += 1
                 if self._empty_lines > MAX_EMPTY_LINES:
                     raise Refusal("Too many empty lines before a request")
             return at
-        return super()._read_cut_head(data, at)
+        self.in_head = False
+        at = super()._read_cut_head(data, at)
+        self.in_head = len(self._buffer) > 0
+        return at
 
     def _begin(self, head: bytes) -> None:
         line = _request_line(head)
@@ -359,7 +361,7 @@ class ResponseReader(Reader[Response]):
         self._step = Reader._ignore
 
     def _malformed(self, refusal: Refusal) -> Malformed:
-        return Malformed(refusal.message, 502)
+        return Malformed("Response Header Fields Too Large" if refusal.status == 431 else refusal.message, 502)
 
     def _begin(self, head: bytes) -> None:
         line = _status_line(head)
