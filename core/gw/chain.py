@@ -117,7 +117,8 @@ class _Answered(Exception):
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 """RFC 9110 section 9.2.2: a proxy must not repeat others by itself."""
 
-_ANSWERS: Final = (Reply, LocalRoute)
+_ANSWERS: Final = frozenset({Reply, LocalRoute, type(None)})
+"""Targets that need no upstream."""
 
 BodyRow: TypeAlias = tuple[int, Filter, Callable[..., Awaitable[Any]], bool]
 
@@ -127,6 +128,7 @@ class Chain:
 
     __slots__ = (
         "_explained",
+        "_explains",
         "_last",
         "_on_body",
         "_on_complete",
@@ -143,6 +145,7 @@ class Chain:
         self.placed = tuple(f if isinstance(f, Placed) else Placed(f) for f in filters)
         _check_order([p.filter for p in self.placed])
         self._explained: Chain | None = None
+        self._explains = explain
         self._last = len(self.placed) - 1
 
         def compiled(hook: str) -> list[tuple[int, Filter, Any]]:
@@ -176,56 +179,62 @@ class Chain:
         The filters are asked first; then the *target* is sent to, or is the answer, or makes it. Without one
         an unanswered request is a 404.
         """
-        if ex.notes is not None and self._explained is None:
-            self._explained = Chain(self.placed, explain=True)
-        chain = self if ex.notes is None or self._explained is None else self._explained
+        if ex.notes is not None and not self._explains:
+            if self._explained is None:
+                self._explained = Chain(self.placed, explain=True)
+            await self._explained.run(ex, down, target)
+            return
         try:
             try:
-                await chain._carry(ex, down, target)
+                payload, reply = _EMPTY, None
+                if self._on_request_headers or ex.request.has_body or target.__class__ in _ANSWERS:
+                    payload, reply = await self._before(ex, down, target)
+                ex._phase = "request body"
+                if reply is None:
+                    reply = await self._attempts(ex, down, target, payload)  # type: ignore[arg-type]
+                if reply is not None:
+                    await self._answer(ex, down, reply)
             except Exception as error:  # noqa: BLE001  # whatever a filter raises ends here
-                await chain._break_off(ex, down, error)
+                await self._break_off(ex, down, error)
         finally:
             # Nothing waits from here on: cancellation cannot land in it.
             if ex.outcome is None:
                 ex.outcome = Outcome.CANCELLED
-            for i, hook in chain._on_complete:
+            for i, hook in self._on_complete:
                 if i <= ex._entered:
                     try:
                         hook(ex)
                     except Exception as error:  # noqa: BLE001  # the other filters still complete
                         _report(ex, error)
 
-    async def _carry(self, ex: Exchange, down: Downstream, target: Target | LocalRoute | Reply | None) -> None:
+    async def _before(
+        self, ex: Exchange, down: Downstream, target: Target | LocalRoute | Reply | None
+    ) -> tuple[_Payload, Reply | None]:
+        """Ask the filters about the head, and get the body ready to be sent. With a reply it ends here."""
         request = ex.request
         body: Source = down
         held_at = -1
+        ex._entered = -1
         for i, f, hook, buffers in self._on_request_headers:
             ex._entered = i
             if hook is not None and (reply := await hook(ex)) is not None:
-                await self._answer(ex, down, reply)
-                return
+                return _EMPTY, reply
             if buffers and request.has_body and not (ex._skip and f in ex._skip):
                 body, held_at = _Held(await self._hold(ex, down, f, held_at, i, body)), i
         ex._entered = self._last
-        if target is None or isinstance(target, _ANSWERS):
-            await self._answer(ex, down, await _own_answer(ex, target))
-            return
+        if target.__class__ in _ANSWERS:
+            return _EMPTY, await _own_answer(ex, target)  # type: ignore[arg-type]
         ex._phase = "request body"
-        whole: bytes | None = b""
-        first: tuple[bytes, bool] | None = None
-        rows: tuple[BodyRow, ...] = ()
-        if request.has_body:
-            if self._on_body:
-                rows = _live(ex, self._on_body, held_at)
-                if any(f.body is Body.STREAM for _, f, _, _ in rows):
-                    _set_length(request, None)
-            first = body.take()
-            whole = None
-            if first is not None and first[1]:
-                whole = await _pass(ex, rows, first[0], True) if rows else first[0]
-        reply = await self._attempts(ex, down, target, _Payload(rows, first, whole))
-        if reply is not None:
-            await self._answer(ex, down, reply)
+        if not request.has_body:
+            return _EMPTY, None
+        rows = _live(ex, self._on_body, held_at)
+        if any(f.body is Body.STREAM for _, f, _, _ in rows):
+            _set_length(request, None)
+        first = body.take()
+        whole = None
+        if first is not None and first[1]:
+            whole = await _pass(ex, rows, first[0], True) if rows else first[0]
+        return _Payload(rows, first, whole), None
 
     async def _hold(self, ex: Exchange, down: Downstream, f: Filter, after: int, at: int, body: Source) -> bytes:
         """Collect the body for a BUFFER filter, through the streaming filters before it."""
@@ -332,7 +341,8 @@ class Chain:
                 chunk = b""
                 if not end and (first := connection.take()) is not None:
                     chunk, end = first
-                await self._start(ex, down, chunk, end)
+                self._before_start(ex)
+                await down.start(ex, chunk, end)
                 while not end:
                     chunk, end = connection.take() or await connection.receive()
                     await down.send(chunk, end)
@@ -363,19 +373,22 @@ class Chain:
             out = await _pass(ex, rows, bytes(held), True)
             _set_length(response, len(out))
             response.trailers = None
-            await self._start(ex, down, out, True)
+            self._before_start(ex)
+            await down.start(ex, out, True)
             return
         chunk = b""
         if not end and (first := connection.take()) is not None:
             chunk, end = await _pass(ex, rows, *first), first[1]
-        await self._start(ex, down, chunk, end)
+        self._before_start(ex)
+        await down.start(ex, chunk, end)
         while not end:
             chunk, end = connection.take() or await connection.receive()
             chunk = await _pass(ex, rows, chunk, end)
             if chunk or end:
                 await down.send(chunk, end)
 
-    async def _start(self, ex: Exchange, down: Downstream, chunk: bytes, end: bool) -> None:
+    def _before_start(self, ex: Exchange) -> None:
+        """Show the response to the filters: from here on it is under way."""
         if self._on_response_headers:
             ex._phase = "response headers"
             for i, hook in self._on_response_headers:
@@ -383,7 +396,6 @@ class Chain:
                     hook(ex)
         ex._phase = "upstream body"
         ex._started = True
-        await down.start(ex, chunk, end)
 
     async def _answer(self, ex: Exchange, down: Downstream, reply: Reply) -> None:
         """Send a reply of our own, seen by the filters that were entered."""
@@ -391,7 +403,8 @@ class Chain:
         ex.response, body = _response_to(ex, reply)
         if reply.close:
             down.close_after()
-        await self._start(ex, down, body, True)
+        self._before_start(ex)
+        await down.start(ex, body, True)
 
     async def _break_off(self, ex: Exchange, down: Downstream, error: Exception) -> None:
         """Something was raised: answer if that is still possible, else break off visibly."""
@@ -439,6 +452,10 @@ class _Payload:
         """A chunk taken already, not yet passed through them."""
         self.whole = whole
         """All of it, filtered: what makes a second attempt possible. `None` while it is still coming."""
+
+
+_EMPTY: Final = _Payload((), None, b"")
+"""Of a request without a body."""
 
 
 class _Upload:

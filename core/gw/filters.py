@@ -403,7 +403,8 @@ class Exchange:
         self._state: dict[Key[Any], Any] | None = None
         self._skip: set[Filter] | None = None
         self._phase = "request headers"
-        self._entered = -1
+        self._entered = 1 << 30
+        """The last filter whose request hook was reached; all of them, where none has one."""
         self._started = False
         self._at: tuple[str, str, str] = ("", "gw", "")
 

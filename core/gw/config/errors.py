@@ -124,7 +124,8 @@ def explain(error: ErrorDetails, *, secret: bool) -> str | None:
     if kind == "value_error":
         return str(context["error"])
     wanted = kind.removesuffix("_type").removesuffix("_from_float").removesuffix("_parsing")
-    if wanted in _WANTED:
+    # After a "before" validator pydantic is strict about Python's types too; then its own words are the right ones.
+    if wanted in _WANTED and _WANTED[wanted] != _kind_of(value):
         quote = "; quote it" if wanted == "string" and isinstance(value, bool | int | float) else ""
         return f"must be {_WANTED[wanted]}, not {_kind_of(value)}{quote}"
     message = error["msg"].removeprefix("Input ")

@@ -328,8 +328,10 @@ class Http1Connection:
             parts.append(chunk)
             ex.bytes_sent += len(chunk)
         self._response_done = end
-        self._stream.write(b"".join(parts))
-        await self._flow()
+        stream = self._stream
+        stream.write(b"".join(parts))
+        if stream.paused or stream.lost:
+            await self._flow()
 
     async def send(self, chunk: bytes, end: bool) -> None:
         self._response_done = end
@@ -346,7 +348,8 @@ class Http1Connection:
                 assert ex.response is not None
                 parts.append(last_chunk(ex.response.trailers))
             self._stream.write_parts(parts)
-        await self._flow()
+        if self._stream.paused or self._stream.lost:
+            await self._flow()
 
     async def _flow(self) -> None:
         """Wait for a client that is slower than we are."""

@@ -37,7 +37,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self._loop = loop
         self._made = made
         self._salvages = salvages
-        self._reader: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[bytes] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
 
@@ -59,9 +59,8 @@ class AsyncioStream(Stream, asyncio.Protocol):
         reader = self._reader
         if reader is not None:
             self._reader = None
-            self._data = data
             if not reader.done():
-                reader.set_result(None)
+                reader.set_result(data)
                 return
         self._received(data)
 
@@ -127,9 +126,18 @@ class AsyncioStream(Stream, asyncio.Protocol):
     def _close(self) -> None:
         self._transport.close()
 
-    def _wait_readable(self) -> Awaitable[object]:
+    async def receive(self, max_bytes: int | None = None) -> bytes:
+        # `Stream.receive`, with the bytes handed over by the future that waits for them.
+        if not (self._data or self.at_eof or self.lost or self._error is not None or max_bytes is not None):
+            self._reader = reader = self._loop.create_future()
+            data = await reader
+            if data:
+                return data
+        return await super().receive(max_bytes)
+
+    async def _wait_readable(self) -> None:
         self._reader = reader = self._loop.create_future()
-        return reader
+        self._data = await reader or self._data
 
     def _reader_waits(self) -> bool:
         return self._reader is not None and not self._reader.done()
@@ -139,7 +147,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         if reader is not None:
             self._reader = None
             if not reader.done():
-                reader.set_result(None)
+                reader.set_result(b"")
 
     def _wait_writable(self) -> Awaitable[object]:
         self._writer = writer = self._loop.create_future()

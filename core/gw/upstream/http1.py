@@ -159,7 +159,7 @@ class Http1Upstream:
             response: Response = event  # type: ignore[assignment]
             if response.status >= 200:
                 self._response = response
-                self.stream.reading.off()
+                self.stream.reading.when = NEVER
                 if not response.has_body:
                     self._take_end()
             return response

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from gw import Section
-from gw_rewrite.targets import as_host, as_location, as_path, check_path, regex_replaced
+from gw_rewrite.targets import as_host, as_location, as_path, check_host, check_path, regex_replaced
 from gw_rewrite.templates import Template, as_field, for_requests
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "ResponseFields",
     "Rewrite",
 ]
+
+Names = TypeVar("Names", bound=Iterable[str])
 
 # --- names and values --------------------------------------------------------
 
@@ -96,17 +98,17 @@ def _fixed_field(value: str) -> str:
     return value
 
 
-def _distinct(names: Iterable[str], where: str) -> None:
+def _distinct(names: Names) -> Names:
     seen: set[str] = set()
     for name in names:
         if name.lower() in seen:
-            raise ValueError(f"{where} names {name!r} twice; the case of letters does not count")
+            raise ValueError(f"names {name!r} twice; the case of letters does not count")
         seen.add(name.lower())
+    return names
 
 
 def _constant_host(host: str) -> str:
-    as_host(Template(host.replace("$", "$$")))
-    return host.lower()
+    return check_host(host).lower()
 
 
 def _redirection(status: int) -> int:
@@ -121,12 +123,34 @@ FieldName = Annotated[str, AfterValidator(_field_name)]
 RequestFieldName = Annotated[FieldName, AfterValidator(_request_field_name)]
 FieldValue = Annotated[Template, AfterValidator(as_field)]
 RequestFieldValue = Annotated[FieldValue, AfterValidator(for_requests)]
+
+Removed = Annotated[tuple[FieldName, ...], AfterValidator(_distinct)]
+Set = Annotated[dict[FieldName, FieldValue], AfterValidator(_distinct)]
+Appended = Annotated[dict[Annotated[FieldName, AfterValidator(_may_be_joined)], FieldValue], AfterValidator(_distinct)]
+Added = Annotated[dict[Annotated[FieldName, AfterValidator(_may_have_lines)], FieldValue], AfterValidator(_distinct)]
+RequestRemoved = Annotated[tuple[RequestFieldName, ...], AfterValidator(_distinct)]
+RequestSet = Annotated[dict[RequestFieldName, RequestFieldValue], AfterValidator(_distinct)]
+RequestAppended = Annotated[
+    dict[Annotated[RequestFieldName, AfterValidator(_may_be_joined)], RequestFieldValue], AfterValidator(_distinct)
+]
+RequestAdded = Annotated[
+    dict[Annotated[RequestFieldName, AfterValidator(_may_have_lines)], RequestFieldValue], AfterValidator(_distinct)
+]
+FixedFields = Annotated[
+    dict[Annotated[FieldName, AfterValidator(_reply_field_name)], Annotated[str, AfterValidator(_fixed_field)]],
+    AfterValidator(_distinct),
+]
+
 PathText = Annotated[str, AfterValidator(check_path)]
 PathTemplate = Annotated[Template, AfterValidator(for_requests), AfterValidator(as_path)]
 HostTemplate = Annotated[Template, AfterValidator(for_requests), AfterValidator(as_host)]
+HostText = Annotated[str, AfterValidator(_constant_host)]
 Location = Annotated[Template, AfterValidator(for_requests), AfterValidator(as_location)]
-QueryValue = Annotated[Template, AfterValidator(for_requests)]
-Name = Annotated[str, Field(min_length=1)]
+ParameterName = Annotated[str, Field(min_length=1)]
+ParameterValue = Annotated[Template, AfterValidator(for_requests)]
+Redirection = Annotated[int, AfterValidator(_redirection), Field(json_schema_extra={"enum": list(_REDIRECTIONS)})]
+AnswerStatus = Annotated[int, Field(ge=200, le=599)]
+ContentType = Annotated[str, AfterValidator(_fixed_field), Field(min_length=1)]
 
 
 class Group(BaseModel):
@@ -141,43 +165,27 @@ class Group(BaseModel):
 class RequestFields(Group):
     """Edits of header lines, in this order: remove, set, append, add."""
 
-    remove: tuple[RequestFieldName, ...] = ()
+    remove: RequestRemoved = ()
     """Names of which every line goes."""
-    set: dict[RequestFieldName, RequestFieldValue] = Field(default_factory=dict)
+    set: RequestSet = Field(default_factory=dict)
     """Name to value: instead of all lines of that name. An empty value leaves none."""
-    append: dict[Annotated[RequestFieldName, AfterValidator(_may_be_joined)], RequestFieldValue] = Field(
-        default_factory=dict
-    )
+    append: RequestAppended = Field(default_factory=dict)
     """Name to value: at the end of the value that is there, after a comma."""
-    add: dict[Annotated[RequestFieldName, AfterValidator(_may_have_lines)], RequestFieldValue] = Field(
-        default_factory=dict
-    )
+    add: RequestAdded = Field(default_factory=dict)
     """Name to value: one more line."""
-
-    @model_validator(mode="after")
-    def _once(self) -> RequestFields:
-        for where in ("remove", "set", "append", "add"):
-            _distinct(getattr(self, where), where)
-        return self
 
 
 class ResponseFields(Group):
     """The same for responses, whose templates may also use `${status}` and `${response_header.NAME}`."""
 
-    remove: tuple[FieldName, ...] = ()
+    remove: Removed = ()
     """Names of which every line goes."""
-    set: dict[FieldName, FieldValue] = Field(default_factory=dict)
+    set: Set = Field(default_factory=dict)
     """Name to value: instead of all lines of that name. An empty value leaves none."""
-    append: dict[Annotated[FieldName, AfterValidator(_may_be_joined)], FieldValue] = Field(default_factory=dict)
+    append: Appended = Field(default_factory=dict)
     """Name to value: at the end of the value that is there, after a comma."""
-    add: dict[Annotated[FieldName, AfterValidator(_may_have_lines)], FieldValue] = Field(default_factory=dict)
+    add: Added = Field(default_factory=dict)
     """Name to value: one more line."""
-
-    @model_validator(mode="after")
-    def _once(self) -> ResponseFields:
-        for where in ("remove", "set", "append", "add"):
-            _distinct(getattr(self, where), where)
-        return self
 
 
 class Request(Group):
@@ -249,11 +257,11 @@ class Path(Group):
 class Query(Group):
     """Edits of the query, in this order: remove, set, add. Other parameters stay as they were sent."""
 
-    remove: tuple[Name, ...] = ()
+    remove: tuple[ParameterName, ...] = ()
     """Names of which every parameter goes."""
-    set: dict[Name, QueryValue] = Field(default_factory=dict)
+    set: dict[ParameterName, ParameterValue] = Field(default_factory=dict)
     """Name to value: instead of all parameters of that name. An empty value leaves none."""
-    add: dict[Name, QueryValue] = Field(default_factory=dict)
+    add: dict[ParameterName, ParameterValue] = Field(default_factory=dict)
     """Name to value: one more parameter, at the end."""
 
 
@@ -267,9 +275,9 @@ class Redirect(Group):
     """A URL, or a path on the same host. What is sent is `Location`."""
     scheme: Literal["http", "https"] | None = None
     """The same URL under this scheme, unless the client used it."""
-    host: Annotated[str, AfterValidator(_constant_host)] | None = None
+    host: HostText | None = None
     """The same URL on this host, unless the client asked for it; without a port, any port will do."""
-    status: Annotated[int, AfterValidator(_redirection), Field(json_schema_extra={"enum": list(_REDIRECTIONS)})] = 308
+    status: Redirection = 308
     """301, 302, 303, 307 or 308."""
     keep_query: bool = True
     """Whether the request's query goes along, after one that `to` has."""
@@ -285,20 +293,17 @@ class Redirect(Group):
 class Respond(Group):
     """Answer here, with always the same."""
 
-    status: Annotated[int, Field(ge=200, le=599)] = 200
+    status: AnswerStatus = 200
     """The status code."""
     body: str | None = None
     """The body; left out, the gateway's own words for the status."""
-    content_type: Annotated[str, AfterValidator(_fixed_field), Field(min_length=1)] = "text/plain; charset=utf-8"
+    content_type: ContentType = "text/plain; charset=utf-8"
     """The type of `body`."""
-    headers: dict[
-        Annotated[FieldName, AfterValidator(_reply_field_name)], Annotated[str, AfterValidator(_fixed_field)]
-    ] = Field(default_factory=dict)
+    headers: FixedFields = Field(default_factory=dict)
     """More header lines, as they are: no templates."""
 
     @model_validator(mode="after")
     def _body_fits(self) -> Respond:
-        _distinct(self.headers, "headers")
         if self.body is not None and self.status in {204, 205, 304}:
             raise ValueError(f"has a body, which a {self.status} cannot")
         if self.body is None and "content_type" in self.model_fields_set:

@@ -22,6 +22,7 @@ __all__ = [
     "as_host",
     "as_location",
     "as_path",
+    "check_host",
     "check_path",
     "into_host",
     "into_location",
@@ -113,7 +114,7 @@ def into_path(template: Template) -> Fill:
 def _path_of(parts: tuple[Part, ...]) -> Fill:
     made = compiled(parts, {Kind.TEXT: _component, Kind.HOST: _component})
     if isinstance(made, str):
-        return lambda ex: made
+        return lambda _: made
     return lambda ex: _fit(made(ex), ex.request.path)
 
 
@@ -183,11 +184,17 @@ def as_host(template: Template) -> Template:
     return template
 
 
+def check_host(text: str) -> str:
+    """Return *text*; raise `ValueError` unless it is a host."""
+    if not _is_host(text):
+        raise ValueError(f"must be a host, perhaps with a port, not {text!r}")
+    return text
+
+
 def _check_host_parts(parts: tuple[Part, ...]) -> None:
     constant = compiled(parts, {})
     if isinstance(constant, str):
-        if not _is_host(constant):
-            raise ValueError(f"must be a host, perhaps with a port, not {constant!r}")
+        check_host(constant)
         return
     for part in parts:
         literal = part.default if isinstance(part, Variable) else part
@@ -203,7 +210,7 @@ def into_host(template: Template) -> Fill:
 def _host_of(parts: tuple[Part, ...]) -> Fill:
     made = compiled(parts, {})
     if isinstance(made, str):
-        return lambda ex: made
+        return lambda _: made
 
     def host(ex: Exchange) -> str:
         value = made(ex)

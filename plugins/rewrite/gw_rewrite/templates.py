@@ -256,7 +256,7 @@ def compiled(parts: tuple[Part, ...], encoders: Mapping[Kind, Encoder], literal:
     if len(pieces) == 1:
         return pieces[0]
     rows = tuple(pieces)
-    return lambda ex: "".join([piece if piece.__class__ is str else piece(ex) for piece in rows])  # type: ignore[operator,misc]
+    return lambda ex: "".join([piece if piece.__class__ is str else piece(ex) for piece in rows])  # type: ignore[operator]
 
 
 def _reader(read: Fill, encode: Encoder | None, default: str) -> Fill:

@@ -1,5 +1,5 @@
 import pytest
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 
 from gw.config import errors
 from gw.config.errors import ConfigError, Located, did_you_mean, explain, path_text
@@ -102,3 +102,17 @@ def test_a_secret_is_not_shown():
     with pytest.raises(ValidationError) as caught:
         Sample.model_validate_json('{"low": 7777}', strict=True)
     assert explain(caught.value.errors()[0], secret=True) == "must be less than 10"
+
+
+def test_what_a_validator_made_is_refused_in_pydantic_s_words():
+    class Early(BaseModel):
+        some: tuple[int, ...] = ()
+
+        @model_validator(mode="before")
+        @classmethod
+        def _as_python(cls, values):
+            return dict(values)
+
+    with pytest.raises(ValidationError) as caught:
+        Early.model_validate_json('{"some": [1]}', strict=True)
+    assert explain(caught.value.errors()[0], secret=False) == "should be a valid array"

@@ -284,6 +284,16 @@ class Moved(Section):
 
     token: str = ""
     """A text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move(cls, values):
+        return {"token": values["old"].upper()} if "old" in values else values
+
+
+class Sorted(Section):
+    """Keeps what it is told in another order."""
+
     kept: frozenset[str] = frozenset()
     """Texts."""
     ordered: list[str] = []
@@ -293,11 +303,6 @@ class Moved(Section):
     @classmethod
     def _sort(cls, values):
         return sorted(values)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _move(cls, values):
-        return {"token": values["old"].upper()} if "old" in values else values
 
 
 def test_a_value_from_outside_that_cannot_be_found_again_hides_all_around_it(loading):
@@ -309,7 +314,7 @@ def test_a_value_from_outside_that_cannot_be_found_again_hides_all_around_it(loa
 
 def test_items_from_outside_are_hidden_wherever_they_were_sorted_to(loading):
     plugins = PluginSet()
-    plugins.add("keys", plugin(gateway=Moved))
+    plugins.add("keys", plugin(gateway=Sorted))
     text = "keys: {kept: [x, '${SECRET}', y, z], ordered: [x, '${SECRET}']}"
     effective = loading(text, {"SECRET": "hunter2"}, plugins=plugins).effective()
     assert sorted(effective["keys"]["kept"]) == ["${SECRET}", "x", "y", "z"]
