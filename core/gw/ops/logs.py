@@ -152,7 +152,7 @@ class ApplicationLog:
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("gw")
-        self._before = (self._logger.level, self._logger.propagate)
+        self._before: tuple[int, bool] | None = (self._logger.level, self._logger.propagate)
         self._handlers: list[_SinkHandler] = []
 
     def change(
@@ -187,12 +187,13 @@ class ApplicationLog:
             handler.sink.reopen()
 
     def close(self) -> None:
-        """Write what waits, and leave the logger as it was found."""
-        handlers, self._handlers = self._handlers, []
-        if handlers:
+        """Write what waits, and leave the logger as it was found. May be called again."""
+        if self._before is not None:
             level, self._logger.propagate = self._before
             self._logger.setLevel(level)
-        self._drop(handlers)
+            self._before = None
+        self._drop(self._handlers)
+        self._handlers = []
 
     @property
     def lost(self) -> int:

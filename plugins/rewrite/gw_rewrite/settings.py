@@ -146,7 +146,7 @@ PathTemplate = Annotated[Template, AfterValidator(for_requests), AfterValidator(
 HostTemplate = Annotated[Template, AfterValidator(for_requests), AfterValidator(as_host)]
 HostText = Annotated[str, AfterValidator(_constant_host)]
 Location = Annotated[Template, AfterValidator(for_requests), AfterValidator(as_location)]
-ParameterName = Annotated[str, Field(min_length=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 ParameterValue = Annotated[Template, AfterValidator(for_requests)]
 Redirection = Annotated[int, AfterValidator(_redirection), Field(json_schema_extra={"enum": list(_REDIRECTIONS)})]
 AnswerStatus = Annotated[int, Field(ge=200, le=599)]
@@ -226,7 +226,7 @@ class Prefix(Group):
 class Regex(Group):
     """A regular expression, and what replaces all that it matches."""
 
-    match: str
+    match: NonEmpty
     """Found anywhere in the path, as often as it is there; `^` and `$` tie it down."""
     replace: str
     r"""What to put there: `\1` and `\g<name>` stand for groups."""
@@ -257,11 +257,11 @@ class Path(Group):
 class Query(Group):
     """Edits of the query, in this order: remove, set, add. Other parameters stay as they were sent."""
 
-    remove: tuple[ParameterName, ...] = ()
+    remove: tuple[NonEmpty, ...] = ()
     """Names of which every parameter goes."""
-    set: dict[ParameterName, ParameterValue] = Field(default_factory=dict)
+    set: dict[NonEmpty, ParameterValue] = Field(default_factory=dict)
     """Name to value: instead of all parameters of that name. An empty value leaves none."""
-    add: dict[ParameterName, ParameterValue] = Field(default_factory=dict)
+    add: dict[NonEmpty, ParameterValue] = Field(default_factory=dict)
     """Name to value: one more parameter, at the end."""
 
 

@@ -59,7 +59,8 @@ def check_path(text: str) -> str:
     """Return *text*; raise `ValueError` unless it is a normalised path."""
     if not text.startswith("/"):
         raise ValueError(f"must start with '/', not {text!r}")
-    _check_literals([text])
+    _check_characters(text)
+    _check_segments(text)
     return text
 
 
@@ -73,23 +74,26 @@ def _check_path_parts(parts: tuple[Part, ...]) -> None:
     first = parts[0]
     if not (first.startswith("/") if isinstance(first, str) else first.name == "path"):
         raise ValueError("must start with '/' or '${path}'")
-    _check_literals(part.default if isinstance(part, Variable) else part for part in parts)
+    for part in parts:
+        _check_characters(part.default if isinstance(part, Variable) else part)
     # A variable is something; whether it is enough between two slashes shows when it has a value.
-    _check_literals(["".join("x" if isinstance(part, Variable) else part for part in parts)])
+    _check_segments("".join("x" if isinstance(part, Variable) else part for part in parts))
 
 
-def _check_literals(literals: Iterable[str]) -> None:
-    for literal in literals:
-        if found := _foreign(literal):
-            hint = "; the query has settings of its own" if found[0] == "?" else ""
-            raise ValueError(f"has {found[0]!r}, which a path cannot; write {quote(found[0])}{hint}")
-        if not _path(literal):
-            raise ValueError(
-                "has a '%' that begins no escape; escapes are two upper-case hexadecimal digits, and none stands for a"
-                " letter, a digit or one of '-._~'"
-            )
-        if _dots(literal) or "//" in literal:
-            raise ValueError("has an empty or a dot segment; write the path that is meant")
+def _check_characters(text: str) -> None:
+    if found := _foreign(text):
+        hint = "; the query has settings of its own" if found[0] == "?" else ""
+        raise ValueError(f"has {found[0]!r}, which a path cannot; write {quote(found[0])}{hint}")
+    if not _path(text):
+        raise ValueError(
+            "has a '%' that begins no escape; escapes are two upper-case hexadecimal digits, and none stands for a"
+            " letter, a digit or one of '-._~'"
+        )
+
+
+def _check_segments(path: str) -> None:
+    if _dots(path) or "//" in path:
+        raise ValueError("has an empty or a dot segment; write the path that is meant")
 
 
 def _fit(path: str, before: str) -> str:
@@ -147,7 +151,7 @@ def regex_replaced(match: str, replace: str) -> Fill:
         if "\\" in literal:
             raise ValueError("replace has a backslash that begins no group: write \\1 or \\g<name>")
         try:
-            _check_literals([literal])
+            _check_characters(literal)
         except ValueError as error:
             raise ValueError(f"replace {error}") from None
     try:

@@ -159,7 +159,10 @@ def _variable(name: str, default: str) -> Variable:
     if (fixed := _FIXED.get(name)) is not None:
         return Variable(name, *fixed, default)
     for family, (kind, reader, allowed) in _FAMILIES.items():
-        if name.startswith(family) and allowed.fullmatch(own := name.removeprefix(family)):
+        if name.startswith(family):
+            own = name.removeprefix(family)
+            if not allowed.fullmatch(own):
+                raise ValueError(f"has '${{{name}}}', but {own!r} cannot be a name there")
             return Variable(name, kind, reader(own), default)
     own = name.rpartition(".")[2]
     near = get_close_matches(name, [*_FIXED, *(family + own for family in _FAMILIES if own)], 1)
