@@ -5,6 +5,7 @@ What an embedding program uses. `run` is what `gw serve` calls.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ from gw.http.fields import client_address
 from gw.http.h1 import ReaderLimits
 from gw.http.paths import BadTarget, parse_target
 from gw.keys import Client
-from gw.limits import MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
+from gw.limits import GC_THRESHOLD, MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
 from gw.net.network import Network
 from gw.net.stream import Stream
 from gw.ops import logs
@@ -133,13 +134,16 @@ class Gateway:
     async def handle(self, ex: Exchange, down: Http1Connection, refusal: Reply | None = None) -> None:
         """Route one exchange and carry it to its end. Raises only cancellation."""
         generation = self._current.now
-        assert generation is not None
+        if generation is None:  # it came while the last connections were being cut off
+            down.reset()
+            return
         generation.users += 1
         try:
             if refusal is None:
                 refusal = self._admit(ex, generation, down)
             if refusal is not None:
                 ex.request_id = ex.request_id or self._ids.make()
+                down.via = b""
                 await _NO_FILTERS.run(ex, down, refusal)
                 return
             found = generation.router.find(ex.request)
@@ -154,6 +158,7 @@ class Gateway:
                     await route.chain.run(ex, down, route.target)
             else:
                 ex.route = UNMATCHED
+                down.via, down.max_body_size = b"", self.http1.max_body_size
                 await generation.unmatched.run(ex, down, _unmatched_reply(ex, found.allow))
         finally:
             if self._access_log is not None:
@@ -175,7 +180,8 @@ class Gateway:
             ex.client = client = Client(ip, client.peer, client.port, scheme or client.scheme, trusted=True)
             if self._loaded.config.explain and request.headers.get("x-gw-explain") == "1":
                 ex.notes = []
-        ex.request_id = self._ids.choose(ex)
+        ids = self._ids
+        ex.request_id = ids.choose(ex) if client.trusted or ids.always else ids.make()
         request.scheme = client.scheme
         try:
             authority, request.path, request.query = parse_target(request.target, generation.paths, request.method)
@@ -234,15 +240,19 @@ class Gateway:
                 for connection in tuple(self.connections):
                     connection.drain()
                 await anyio.sleep(0.05)
+        for connection in tuple(self.connections):
+            connection.cut()
 
 
 class _RequestIds:
     """Makes request identifiers: 128 random bits, as 32 hexadecimal digits."""
 
-    __slots__ = ("_at", "_header", "_random", "_trust")
+    __slots__ = ("_at", "_header", "_random", "always", "trusted")
 
     def __init__(self, header: str, trust: str) -> None:
-        self._header, self._trust = header, trust
+        self._header = header
+        self.always = trust == "always"
+        self.trusted = trust != "never"
         self._random, self._at = b"", 0
 
     def make(self) -> str:
@@ -253,11 +263,10 @@ class _RequestIds:
         return self._random[at : at + 16].hex()
 
     def choose(self, ex: Exchange) -> str:
-        """Return the client's own identifier where it is believed, else a new one."""
-        if self._trust == "always" or (self._trust == "trusted" and ex.client.trusted):
-            theirs = ex.request.headers.get(self._header)
-            if theirs and len(theirs) <= MAX_REQUEST_ID_LENGTH and theirs.isascii() and theirs.isprintable():
-                return theirs
+        """Return a trusted client's own identifier, unless none is to be kept; else a new one."""
+        theirs = ex.request.headers.get(self._header) if self.always or self.trusted else None
+        if theirs and len(theirs) <= MAX_REQUEST_ID_LENGTH and theirs.isascii() and theirs.isprintable():
+            return theirs
         return self.make()
 
 
@@ -286,7 +295,7 @@ def loop_name(setting: str) -> str:
 def run(loaded: Loaded) -> int:
     """Serve *loaded* until a signal says to stop; return the process's exit code."""
     config = loaded.config
-    close_logs = logs.configure(
+    application_log = logs.configure(
         config.log.level,
         file=config.log.file,
         format=config.log.format,
@@ -295,6 +304,11 @@ def run(loaded: Loaded) -> int:
         console=True,
     )
     loop = loop_name(config.loop)
+    # An exchange makes no reference cycles (a test holds that), so the collector need not look often, nor at what
+    # was there before the first one.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     try:
         gateway_failed = anyio.run(
             _main,
@@ -303,7 +317,7 @@ def run(loaded: Loaded) -> int:
             backend_options={"use_uvloop": True} if loop == "uvloop" else {},
         )
     finally:
-        close_logs()
+        application_log.close()
     return gateway_failed
 
 

@@ -142,8 +142,8 @@ class Http1Connection:
         stream, reader, events = self._stream, self._reader, self._events
         try:
             if not events:
-                stream.reading.after(self._settings.idle_timeout)
-                timed = False
+                timed = reader.in_head  # it may have begun right behind the last request
+                stream.reading.after(self._settings.head_timeout if timed else self._settings.idle_timeout)
                 while not events:
                     reader.feed(await stream.receive())
                     if reader.in_head and not timed:  # counted from its first byte (behaviour 6.2)
@@ -202,6 +202,10 @@ class Http1Connection:
     def _left(self) -> None:
         """Stop all work for a client that has gone."""
         self._scope.cancel()
+
+    def cut(self) -> None:
+        """End it, and what it carries."""
+        self._stream.reset()
 
     def _half_closed(self) -> None:
         if self._in_exchange:
@@ -269,6 +273,8 @@ class Http1Connection:
             finally:
                 stream.reading.off()
             self._waited += time.monotonic() - began
+            if stream.at_eof:
+                self._half_closed()
         return got
 
     def _skip_queued_body(self) -> None:
@@ -370,7 +376,7 @@ class Http1Connection:
 
     def reset(self) -> None:
         self._response_done = False
-        self._stream.abort()
+        self._stream.reset()
 
     def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._host.spawn(run)

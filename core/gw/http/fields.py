@@ -14,11 +14,12 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, zip_longest
 from typing import Final, TypeAlias
 
 from gw.filters import Headers
-from gw.limits import MAX_ADDRESS_SIZE, MAX_FORWARDED_HOPS, MAX_LIST_ELEMENTS
+from gw.limits import MAX_ADDRESS_SIZE, MAX_FORWARDED_HOPS, MAX_LIST_ELEMENTS, MAX_PARSED_ADDRESSES
 
 __all__ = [
     "Address",
@@ -150,14 +151,10 @@ def _with_parameters(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 # --- addresses -----------------------------------------------------------------
 
+_V6: Final = r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*"
+_ZONE: Final = r"(?:%[0-9A-Za-z._~-]+)?"
 _node: Final = re.compile(
-    r"""
-    (?: (?P<v4> [0-9.]+ )
-      | \[ (?P<v6> [0-9A-Fa-f:.]+ ) (?: %[0-9A-Za-z._~-]+ )? \]
-    ) (?: : (?: [0-9]{1,5} | _[0-9A-Za-z._-]+ ) )?
-    | (?P<bare> [0-9A-Fa-f:.]+ ) (?: %[0-9A-Za-z._~-]+ )?
-    """,
-    re.VERBOSE,
+    rf"(?:([0-9.]+)|\[({_V6}){_ZONE}\])(?::(?:[0-9]{{1,5}}|_[0-9A-Za-z._-]+))?|({_V6}){_ZONE}"
 ).fullmatch
 
 
@@ -168,10 +165,15 @@ def parse_address(text: str) -> Address | None:
     ``fe80::1%eth0`` are all written. ``unknown`` and ``_hidden`` (RFC 7239
     section 6) have no address.
     """
-    if len(text) > MAX_ADDRESS_SIZE or (match := _node(text)) is None:
+    return None if len(text) > MAX_ADDRESS_SIZE else _parsed(text)
+
+
+@lru_cache(maxsize=MAX_PARSED_ADDRESSES)
+def _parsed(text: str) -> Address | None:
+    if (match := _node(text)) is None:
         return None
     try:
-        address = ipaddress.ip_address(match["v4"] or match["v6"] or match["bare"])
+        address = ipaddress.ip_address(match[1] or match[2] or match[3])
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -129,7 +129,7 @@ def _prefers_json(accept: str) -> bool:
 def http_date(now: float) -> bytes:
     """Return the value of a ``Date`` field (RFC 9110 section 5.6.7) for *now*, in `time.time` seconds.
 
-    Made once a second: 0.1 us otherwise.
+    Made once a second; a tenth of a microsecond otherwise.
     """
     return _date(int(now))
 

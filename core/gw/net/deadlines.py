@@ -45,9 +45,14 @@ class Due:
         self.when = NEVER
 
     def forget(self) -> None:
-        """Do not fire, and leave the wheel: for when the owner goes away."""
+        """Never fire again, and leave the wheel: for when the owner goes away."""
         self.when = NEVER
         self._deadlines.remove(self)
+        self._fire = _nothing  # the owner's own method: together they would wait for the garbage collector
+
+
+def _nothing() -> None:
+    """Stand in for the callback of a deadline that was forgotten."""
 
 
 class Deadlines:
@@ -92,8 +97,10 @@ class Deadlines:
         slots = passed if len(passed) <= len(self._slots) else sorted(s for s in self._slots if s <= upto)
         self._turned = upto
         for slot in slots:
-            for due in self._slots.pop(slot, ()):
-                due._slot = NEVER
+            reached = self._slots.pop(slot, ())
+            for due in reached:
+                due._slot = NEVER  # all of them first: what one does may move or forget another
+            for due in reached:
                 if due.when <= now:
                     due.when = NEVER
                     due._fire()

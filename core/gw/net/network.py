@@ -56,7 +56,7 @@ class Network:
             return await on_asyncio.dial(self.deadlines, host, port)
         sock = await anyio.connect_tcp(host, port)
         sock.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return AnyioStream(self.deadlines, sock, self.tasks)
+        return AnyioStream(self.deadlines, sock, self.tasks, salvages=True)
 
     async def listen(
         self, at: socket.socket | tuple[str, int], serve: Callable[[Stream], Coroutine[Any, Any, None]]

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
-from anyio.abc import SocketStream, TaskGroup
+from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 
 from gw.limits import WRITE_HIGH_WATER, WRITE_LOW_WATER
 from gw.net.deadlines import Deadlines
-from gw.net.stream import Stream
+from gw.net.stream import Stream, salvage
 
 __all__ = ["AnyioStream"]
 
@@ -21,9 +21,12 @@ __all__ = ["AnyioStream"]
 class AnyioStream(Stream):
     """A `Stream` over anyio's: a reader task fills it, a writer task empties it."""
 
-    def __init__(self, deadlines: Deadlines, socket: SocketStream, tasks: TaskGroup) -> None:
+    def __init__(
+        self, deadlines: Deadlines, socket: SocketStream, tasks: TaskGroup, *, salvages: bool = False
+    ) -> None:
         super().__init__(deadlines)
         self._socket = socket
+        self._salvages = salvages
         self._high, self._low = WRITE_HIGH_WATER, WRITE_LOW_WATER
         self._unsent = bytearray()
         self._in_flight = 0
@@ -34,17 +37,20 @@ class AnyioStream(Stream):
         tasks.start_soon(self._run)
 
     async def _run(self) -> None:
-        with self._scope:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._read)
-                    await self._write()
-                    tasks.cancel_scope.cancel()
-            except* (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-                pass
-        with anyio.CancelScope(shield=True):
-            await (anyio.aclose_forcefully(self._socket) if self._scope.cancel_called else self._socket.aclose())
-        self._gone()
+        try:
+            with self._scope:
+                try:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._read)
+                        await self._write()
+                        tasks.cancel_scope.cancel()
+                except* (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+                    if self._salvages:
+                        self._data += salvage(self._socket.extra(SocketAttribute.raw_socket))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await (anyio.aclose_forcefully(self._socket) if self._scope.cancel_called else self._socket.aclose())
+            self._gone()
 
     async def _read(self) -> None:
         while True:

@@ -6,16 +6,15 @@ Only this file imports asyncio. What may be waited for and how long is `Stream`'
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 from anyio.abc import SocketAttribute
 
-from gw.limits import SALVAGE_BYTES, WRITE_HIGH_WATER, WRITE_LOW_WATER
+from gw.limits import WRITE_HIGH_WATER, WRITE_LOW_WATER
 from gw.net.deadlines import Deadlines
-from gw.net.stream import Stream
+from gw.net.stream import Stream, salvage
 
 __all__ = ["AsyncioStream", "dial", "is_running", "listen"]
 
@@ -70,25 +69,11 @@ class AsyncioStream(Stream, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._salvages:
-            self._salvage()
+            # The descriptor is still open here, on both loops.
+            self._data += salvage(self._transport.get_extra_info("socket"))
         if exc is None:
             self._ended()
         self._gone()
-
-    def _salvage(self) -> None:
-        """Read what the kernel still holds after a failed write.
-
-        An upstream that answers early and closes makes our next write fail; the loop then gives the socket up
-        although the answer may lie in its buffer. The descriptor is still open here, on both loops.
-        """
-        sock = self._transport.get_extra_info("socket")
-        got = 0
-        try:
-            while got < SALVAGE_BYTES and (data := os.read(sock.fileno(), 65536)):
-                got += len(data)
-                self._data += data
-        except (OSError, ValueError):
-            return
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -130,14 +115,26 @@ class AsyncioStream(Stream, asyncio.Protocol):
         # `Stream.receive`, with the bytes handed over by the future that waits for them.
         if not (self._data or self.at_eof or self.lost or self._error is not None or max_bytes is not None):
             self._reader = reader = self._loop.create_future()
-            data = await reader
+            try:
+                data = await reader
+            except BaseException:
+                self._take_back(reader)
+                raise
             if data:
                 return data
         return await super().receive(max_bytes)
 
     async def _wait_readable(self) -> None:
         self._reader = reader = self._loop.create_future()
-        self._data = await reader or self._data
+        try:
+            await reader
+        finally:
+            self._take_back(reader)
+
+    def _take_back(self, reader: asyncio.Future[bytes]) -> None:
+        """Put what *reader* was handed before whatever came after it."""
+        if reader.done() and not reader.cancelled():
+            self._data = reader.result() + self._data
 
     def _reader_waits(self) -> bool:
         return self._reader is not None and not self._reader.done()

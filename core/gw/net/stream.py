@@ -9,6 +9,9 @@ when the peer has gone although nobody is reading.
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -16,12 +19,14 @@ from typing import Any, Final
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from gw.limits import CLOSE_FLUSH_TIME, READ_HIGH_WATER
+from gw.limits import CLOSE_FLUSH_TIME, READ_HIGH_WATER, SALVAGE_BYTES
 from gw.net.deadlines import Deadlines
 
-__all__ = ["DeadlineExceeded", "Stream", "StreamLost"]
+__all__ = ["DeadlineExceeded", "Stream", "StreamLost", "salvage"]
 
 _CUT: Final = "the peer reset the connection"
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
+"""`SO_LINGER` with no time to linger: closing then sends a reset."""
 
 
 class DeadlineExceeded(Exception):
@@ -103,14 +108,14 @@ class Stream(ByteStream):
         """
         if not self._data:
             if self._error is not None:
-                raise self._error
+                raise self._failure()
             if self.at_eof:
                 raise anyio.EndOfStream
             if self.lost:
                 raise StreamLost(_CUT)
             await self._wait_readable()
             if self._error is not None and not self._data:
-                raise self._error
+                raise self._failure()
         if max_bytes is not None and len(self._data) > max_bytes:
             data, self._data = self._data[:max_bytes], self._data[max_bytes:]
             return data
@@ -126,10 +131,15 @@ class Stream(ByteStream):
         return bool(self._data)
 
     def fail(self, error: Exception) -> None:
-        """Make the read that waits now, or the next one, raise *error*."""
+        """Make the read that waits now, or else the next one, raise *error*: that one only."""
         if self._error is None:
             self._error = error
             self._wake_reader()
+
+    def _failure(self) -> Exception:
+        error, self._error = self._error, None  # kept, it would keep the frames it passed through
+        assert error is not None
+        return error
 
     def _read_due(self) -> None:
         if self._reader_waits():
@@ -211,7 +221,14 @@ class Stream(ByteStream):
 
     @abstractmethod
     def abort(self) -> None:
-        """Drop the connection now, with a reset if bytes are unread or unsent."""
+        """Drop the connection now. The peer may take that for an orderly end: see `reset`."""
+
+    def reset(self) -> None:
+        """Drop the connection now, and so that the peer cannot take what it got for the whole."""
+        sock = self.extra_attributes.get(SocketAttribute.raw_socket)
+        if sock is not None and not self.lost:
+            sock().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self.abort()
 
     async def aclose(self) -> None:
         self.close()
@@ -227,7 +244,7 @@ class Stream(ByteStream):
             self._wake_reader()
 
     def _ended(self) -> None:
-        if not self.at_eof:
+        if not self.at_eof and not self.lost:
             self.at_eof = True
             self._wake_reader()
             if self.on_eof is not None:
@@ -240,14 +257,18 @@ class Stream(ByteStream):
             self.writing.forget()
             self._wake_reader()
             self._wake_writer()
-            if self.on_lost is not None:
-                self.on_lost()
+            tell, self.on_lost, self.on_eof, self.on_idle_due = self.on_lost, None, None, None
+            if tell is not None:
+                tell()
 
     # The waits, with anyio's means. A driver on a loop that has cheaper ones overrides all five.
 
-    def _wait_readable(self) -> Awaitable[object]:
-        self._readable = anyio.Event()
-        return self._readable.wait()
+    async def _wait_readable(self) -> None:
+        self._readable = readable = anyio.Event()
+        try:
+            await readable.wait()
+        finally:
+            self._readable = None
 
     def _wait_writable(self) -> Awaitable[object]:
         self._writable = anyio.Event()
@@ -287,6 +308,21 @@ class Stream(ByteStream):
     def __repr__(self) -> str:
         state = "lost" if self.lost else "half-closed" if self.at_eof else "open"
         return f"<{type(self).__name__} {state} {len(self._data)} to read, {self.unsent} to write>"
+
+
+def salvage(sock: Any) -> bytes:
+    """Read what the kernel still holds of a connection whose write side failed.
+
+    An upstream that answers early and closes makes our next write fail; then the loop gives the socket up, although
+    the answer may lie in its buffer.
+    """
+    found = b""
+    try:
+        while len(found) < SALVAGE_BYTES and (data := os.read(sock.fileno(), 65536)):
+            found += data
+    except (OSError, ValueError):
+        pass  # there is no more: nothing now, a reset, or a descriptor that is closed already
+    return found
 
 
 def _address(get: Callable[[], Any] | None) -> tuple[str, int]:

@@ -77,7 +77,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if details := _details(self, record):
             members["traceback"] = details
-        return json.dumps(members).replace("\x7f", "\\u007f")  # the one control that JSON lets pass
+        return json.dumps(members)
 
 
 def _word(record: logging.LogRecord) -> str:

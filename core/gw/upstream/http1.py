@@ -53,6 +53,7 @@ class Http1Upstream:
         "_ex",
         "_forwarding",
         "_got_bytes",
+        "_idle",
         "_patience",
         "_pool",
         "_reader",
@@ -76,6 +77,8 @@ class Http1Upstream:
         self.served = 0
         self.is_idle = False
         self._response: Response | None = None
+        self._idle: float | None = None
+        """The longest pause in the response's body; `None` until somebody waits for it."""
         self._request_done = self._response_done = True
         stream.on_lost = stream.on_eof = stream.on_idle_due = self._over
         stream.send_timeout = SEND_STALL_TIME
@@ -86,7 +89,7 @@ class Http1Upstream:
         attempt.reused = self.served > 0
         self._attempt, self._forwarding, self._patience = attempt, forwarding, patience
         self._request_done = self._response_done = self._got_bytes = self._chunked = False
-        self._response = None
+        self._response = self._idle = None
         self.served += 1
         return self
 
@@ -111,6 +114,8 @@ class Http1Upstream:
         if end:
             self._request_done = True
             self.stream.reading.after(patience.response)
+        else:
+            self.stream.reading.off()  # it may still say how long the connection may be idle
         self.stream.write(b"".join(parts))
 
     async def send(self, chunk: bytes, end: bool) -> None:
@@ -139,7 +144,7 @@ class Http1Upstream:
         return last_chunk(self._ex.request.trailers if self._forwarding.forward_trailers else None)
 
     def _expect_response(self) -> None:
-        if self._response is None:
+        if self._response is None and not self.stream.lost:
             self.stream.reading.after(self._patience.response)
 
     def fail(self, error: Exception | None) -> None:
@@ -188,11 +193,18 @@ class Http1Upstream:
             left = self._until - stream.deadlines.now
             if left <= 0:
                 raise ResponseTooLong("the response takes longer than stream_max_duration_sec")
-            wait = min(patience.idle or NEVER, left)
+            if self._idle is None:
+                self._idle = NEVER if self._is_event_stream() else patience.idle or NEVER
+            wait = min(self._idle, left)
             stream.reading.after(0 if wait == NEVER else wait)
             await self._read()
             stream.reading.off()
         return got
+
+    def _is_event_stream(self) -> bool:
+        """Tell whether silence is part of the response (behaviour 11.2)."""
+        assert self._response is not None
+        return self._response.headers.get("content-type", "").lower().startswith("text/event-stream")
 
     def _take_end(self) -> bool:
         events = self._events
@@ -257,6 +269,12 @@ class Http1Upstream:
         stream = self.stream
         stream.on_lost = stream.on_eof = stream.on_idle_due = None
         stream.abort()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the peer still listens, and has not spoken unasked."""
+        stream = self.stream
+        return not (stream.lost or stream.at_eof or stream.has_data)
 
     def _over(self) -> None:
         """The peer closed, or the idle deadline came. While an exchange runs, its reads will find out."""

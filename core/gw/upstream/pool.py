@@ -109,7 +109,7 @@ class Pool:
         if self.open >= self.settings.max_connections and not self._evict_oldest():
             waiter = await self._queue()
             if waiter.connection is not None:
-                if not fresh:
+                if not fresh and waiter.connection.is_alive:
                     return waiter.connection
                 waiter.connection.drop()  # its place becomes ours
         else:
@@ -144,7 +144,7 @@ class Pool:
             await waiter.event.wait()
         except BaseException:
             if waiter.connection is not None:
-                self._hand_over(waiter.connection)
+                self._hand_on(waiter.connection)
             elif waiter.has_place:
                 self._free_place()
             raise
@@ -193,6 +193,13 @@ class Pool:
         else:
             connection.close()
 
+    def _hand_on(self, connection: Http1Upstream) -> None:
+        """Pass *connection* on, which its waiter left without using it."""
+        if connection.is_alive and not self._closed:
+            self._hand_over(connection)
+        else:
+            connection.close()
+
     def _free_place(self) -> None:
         if self._waiters and not self._closed:
             waiter = self._waiters.popleft()
@@ -213,8 +220,10 @@ class Pool:
         return False
 
     def close(self) -> None:
-        """Close what is idle, and what is busy as soon as it is done."""
+        """Close what is idle, and what is busy as soon as it is done; whoever waits is told that there is nothing."""
         self._closed = True
+        for waiter in self._waiters:
+            waiter.event.set()
         for origin in self._origins:
             while origin.idle:
                 self.evict(origin.idle[-1])

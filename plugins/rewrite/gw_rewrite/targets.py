@@ -71,13 +71,16 @@ def as_path(template: Template) -> Template:
 
 
 def _check_path_parts(parts: tuple[Part, ...]) -> None:
-    first = parts[0]
-    if not (first.startswith("/") if isinstance(first, str) else first.name == "path"):
+    if not _starts_path(parts[0]):
         raise ValueError("must start with '/' or '${path}'")
     for part in parts:
         _check_characters(part.default if isinstance(part, Variable) else part)
     # A variable is something; whether it is enough between two slashes shows when it has a value.
     _check_segments("".join("x" if isinstance(part, Variable) else part for part in parts))
+
+
+def _starts_path(part: Part) -> bool:
+    return part.startswith("/") if isinstance(part, str) else part.name == "path"
 
 
 def _check_characters(text: str) -> None:
@@ -300,19 +303,19 @@ class _Pieces:
         self.authority: tuple[Part, ...] = ()
         if after := _after_scheme(parts):
             self.scheme, rest = after
-            end = next((i for i, part in enumerate(rest) if _begins_path(part)), len(rest))
+            end = next((i for i, part in enumerate(rest) if _has_path(part)), len(rest))
             self.authority, parts = rest[:end], rest[end:]
             if parts and isinstance(parts[0], str):
                 name, slash, path = parts[0].partition("/")
                 self.authority, parts = (*self.authority, *_given(name)), (slash + path, *parts[1:])
             _check_host_parts(self.authority)
-        elif not parts or (isinstance(parts[0], str) and not parts[0].startswith("/")) or not _begins_path(parts[0]):
+        elif not parts or not _starts_path(parts[0]):
             raise ValueError("must start with 'http://', 'https://', '${client.scheme}://', '/' or '${path}'")
         self.path = parts or ("/",)
         _check_path_parts(self.path)
 
 
-def _begins_path(part: Part) -> bool:
+def _has_path(part: Part) -> bool:
     return "/" in part if isinstance(part, str) else part.name == "path"
 
 

@@ -164,8 +164,8 @@ def _variable(name: str, default: str) -> Variable:
             if not allowed.fullmatch(own):
                 raise ValueError(f"has '${{{name}}}', but {own!r} cannot be a name there")
             return Variable(name, kind, reader(own), default)
-    own = name.rpartition(".")[2]
-    near = get_close_matches(name, [*_FIXED, *(family + own for family in _FAMILIES if own)], 1)
+    _, dot, own = name.rpartition(".")
+    near = get_close_matches(name, [*_FIXED, *(family + own for family in _FAMILIES if dot)], 1)
     known = ", ".join(sorted([*_FIXED, *(f"{family}NAME" for family in _FAMILIES)]))
     hint = f" (did you mean '${{{near[0]}}}'?)" if near else f"; the variables are {known}"
     raise ValueError(f"has '${{{name}}}', which is no variable{hint}")

@@ -1,4 +1,7 @@
 import pytest
+from hypothesis import given, strategies as st
+
+from gw import IDENTITY, Client, Exchange, Identity, Request
 from gw_rewrite.targets import (
     Unfit,
     as_host,
@@ -14,9 +17,6 @@ from gw_rewrite.targets import (
     regex_replaced,
 )
 from gw_rewrite.templates import Template
-from hypothesis import given, strategies as st
-
-from gw import IDENTITY, Client, Exchange, Identity, Request
 
 
 def exchange(target="/", *, host="a.example", subject="", scheme="http", **params):

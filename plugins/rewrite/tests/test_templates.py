@@ -1,7 +1,7 @@
 import pytest
-from gw_rewrite.templates import Kind, Template, as_field, compiled, for_requests, into_field
 
 from gw import IDENTITY, Client, Exchange, Headers, Identity, Request, Response, RouteInfo
+from gw_rewrite.templates import Kind, Template, as_field, compiled, for_requests, into_field
 
 
 def exchange(target="/users/7/a%20b?q=caf%C3%A9+au+lait&q=2&empty=", **headers):
@@ -118,9 +118,11 @@ def test_control_characters_in_a_value_do_not_reach_a_field():
         ),
         (
             "${upstream}",
-            "has '${upstream}', which is no variable; the variables are client.ip, client.peer, client.scheme,"
-            " header.NAME, host, identity.claim.NAME, identity.sub, method, path, path.NAME, query.NAME, request.id,"
-            " response_header.NAME, route.name, status",
+            (
+                "has '${upstream}', which is no variable; the variables are client.ip, client.peer, client.scheme,"
+                " header.NAME, host, identity.claim.NAME, identity.sub, method, path, path.NAME, query.NAME, request.id,"
+                " response_header.NAME, route.name, status"
+            ),
         ),
         ("${header.x user}", "has '${header.x user}', but 'x user' cannot be a name there"),
         ("${path.a-b}", "has '${path.a-b}', but 'a-b' cannot be a name there"),

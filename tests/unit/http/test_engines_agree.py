@@ -5,6 +5,8 @@ both. Beside them stand the two libraries as they are, as judges of our own
 reading of chunks: what we accept, both must accept, with the same result.
 """
 
+from itertools import pairwise
+
 import h11
 import httptools
 from hypothesis import assume, example, given, settings, strategies as st
@@ -104,7 +106,7 @@ cuts = st.lists(st.integers(0, 400), max_size=4)
 
 def cut(wire: bytes, at: list[int]) -> list[bytes]:
     edges = [0, *sorted(at), len(wire)]
-    return [wire[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [wire[a:b] for a, b in pairwise(edges)]
 
 
 def slots(message: Request | Response) -> list[object]:

@@ -3,10 +3,12 @@
 import gc
 import weakref
 
+import httptools
 import pytest
 
 from gw.filters import Headers, Request, Response
 from gw.http.engines import choose
+from gw.http.framing import Refusal
 from gw.http.h1 import END, Malformed, ReaderLimits
 from gw.limits import HEAD_SLACK, MAX_CHUNK_OVERHEAD, MAX_EMPTY_LINES, MAX_UNLIMITED_SECTION
 
@@ -265,6 +267,47 @@ def test_trailers_have_limits_of_their_own(engine, feed):
         feed(reader, good + CHUNKED + bad)
 
         assert transcript(reader) == ["POST /", {"a": "0123456789"}, "POST /", "refused 431"]
+
+
+def test_empty_lines_are_counted_for_each_request_anew(engine):
+    reader = engine.request_reader(AMPLE)
+    reader.feed((b"\r\n" * MAX_EMPTY_LINES + NEXT) * 3)
+
+    assert transcript(reader) == ["GET /next", "end"] * 3
+
+
+def test_a_lenient_build_of_llhttp_does_not_make_us_lenient(monkeypatch):
+    class Lenient(httptools.HttpRequestParser):
+        def __init__(self, protocol):
+            super().__init__(protocol)
+            self.set_dangerous_leniencies(lenient_headers=True, lenient_optional_cr_before_lf=True)
+
+    monkeypatch.setattr(httptools, "HttpRequestParser", Lenient)
+    for lenient in (GET + b"A: b\r\n c\r\n\r\n", GET + b"A: b\n\r\n\r\n"):
+        reader = choose("native").request_reader(AMPLE)
+        reader.feed(lenient)
+
+        assert transcript(reader) == ["refused 400"]
+
+
+def test_a_head_that_h11_reads_otherwise_is_refused():
+    with pytest.raises(Refusal, match="more than one reading"):
+        choose("pure").split_request(GET + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n")
+
+
+@pytest.mark.parametrize("feed", [whole, byte_by_byte])
+def test_blanks_count_as_far_as_the_slack_goes(engine, feed):
+    limits = ReaderLimits(100, 0, 100)
+    for over in (0, 1):
+        bound = 100 + HEAD_SLACK + over
+        head = GET + b"A:%s\r\n\r\n" % (b" " * (bound - len(GET) - 6))
+        trailers = b"A:%s\r\n\r\n" % (b" " * (bound - 6))
+        assert len(head) == len(trailers) == bound
+        for wire in (head, CHUNKED + b"0\r\n" + trailers):
+            reader = engine.request_reader(limits)
+            feed(reader, wire)
+
+            assert ("refused 431" in transcript(reader)) is bool(over)
 
 
 def test_chunks_of_one_feed_are_handed_on_as_one(engine):
