@@ -219,8 +219,10 @@ class Request:
         self.version = version
         self.scheme = "http"
         self.host = ""
-        self.path, _, query = target.partition("?")
-        self.query: str | None = query if "?" in target else None
+        self.path = target
+        self.query: str | None = None
+        if "?" in target:
+            self.path, _, self.query = target.partition("?")
         self.has_body = has_body
         self.content_length: int | None = None
         """Declared length in bytes; `None` with *has_body* means chunked."""
@@ -363,6 +365,7 @@ class Exchange:
         "_skip",
         "_started",
         "_state",
+        "asked_host",
         "attempts",
         "bytes_received",
         "bytes_sent",
@@ -389,6 +392,8 @@ class Exchange:
         """What the path pattern captured, as it stands in the normalised path."""
         self.matched_path = request.path
         """The normalised path that the route was looked up with; ``request.path`` may have been rewritten since."""
+        self.asked_host = request.host
+        """The host that the client asked for; a filter that assigns ``request.host`` chooses the one sent upstream."""
         self.attempts: list[Attempt] = []
         self.outcome: Outcome | None = None
         self.reason = ""

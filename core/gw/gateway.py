@@ -26,6 +26,7 @@ from gw.generation import UNMATCHED, Current, Generation, Shared, build
 from gw.http.engines import Engine, choose
 from gw.http.fields import client_address
 from gw.http.h1 import ReaderLimits
+from gw.http.framing import drop_named
 from gw.http.paths import BadTarget, parse_target
 from gw.keys import Client
 from gw.limits import GC_THRESHOLD, MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
@@ -180,6 +181,8 @@ class Gateway:
             ex.client = client = Client(ip, client.peer, client.port, scheme or client.scheme, trusted=True)
             if self._loaded.config.explain and request.headers.get("x-gw-explain") == "1":
                 ex.notes = []
+        if request.named_hops is not None:  # before any filter can add a field of that name
+            drop_named(request)
         ids = self._ids
         ex.request_id = ids.choose(ex) if client.trusted or ids.always else ids.make()
         request.scheme = client.scheme
@@ -190,6 +193,7 @@ class Gateway:
         ex.matched_path = request.path
         if authority:  # absolute-form: the target's host is the one that counts (RFC 9112 section 3.2.2)
             request.host = authority
+        ex.asked_host = request.host
         return None
 
     # --- inside ------------------------------------------------------------------------

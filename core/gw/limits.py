@@ -149,3 +149,14 @@ ECHO_NUMBER: Final = 1 << 32
 
 ECHO_DELAY: Final = 600_000
 """Milliseconds that `/slow` waits at most. httpbin's `/delay`: 10 s."""
+
+# --- what an engine remembers ------------------------------------------------
+
+MAX_SEEN_LINE: Final = 128
+"""The longest response field line that is remembered. Nginx's variable hash buckets: 64; most lines have under 60."""
+
+MAX_SEEN_LINES: Final = 512
+"""How many; then it begins anew. HPACK's table (RFC 7541): 4,096 bytes, some 70 lines, a connection."""
+
+MAX_SAME_BLOCK: Final = 1024
+"""The largest block of request fields that a connection compares its next one with. A browser sends 500 to 900 bytes."""

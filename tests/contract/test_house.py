@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sources import CORE, ROOT, Source, at, core, everything, plugin, plugin_folders, files_of_tests
+from sources import CORE, ROOT, Source, at, core, everything, files_of_tests, plugin, plugin_folders
 
 import gw.limits
 from gw.config.model import GatewayConfig

@@ -52,7 +52,10 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def updated(text: str) -> str:
     """Return *text* with every table as the models are now."""
-    return _TABLE.sub(lambda match: f"<!-- settings: {match['name']} -->\n{table(_named(match['name']))}\n<!-- end of settings -->", text)
+    return _TABLE.sub(
+        lambda match: f"<!-- settings: {match['name']} -->\n{table(_named(match['name']))}\n<!-- end of settings -->",
+        text,
+    )
 
 
 def named(text: str) -> set[str]:

@@ -6,6 +6,7 @@ Nothing here checks what it sends: that is the point.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def ask(port: int, *pieces: bytes) -> bytes:
 
 def statuses(received: bytes) -> list[int]:
     """Return the status of each response in *received*. Bodies must not look like status lines."""
-    return [int(part[4:7]) for part in received.split(b"HTTP/1.")[1:]]
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] ([0-9]{3}) ", received)]
 
 
 class Upstream:

@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from typing import Literal
 
 from gw.http.h1 import ReaderLimits
-from gw.http.readers import RequestReader, ResponseReader, SplitHead
+from gw.http.framing import SplitHead
+from gw.http.readers import RequestReader, ResponseReader
+from gw.http.seen import SeenLines
 
 __all__ = ["Engine", "EngineMissing", "choose"]
 
@@ -19,7 +21,7 @@ class EngineMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A way to read HTTP/1.1; holds no state, and may be shared by threads."""
+    """A way to read HTTP/1.1. It remembers field lines, so one belongs to one event loop."""
 
     name: str
     """Of the library underneath: ``llhttp`` or ``h11``."""
@@ -45,4 +47,4 @@ def choose(engine: Literal["auto", "pure", "native"]) -> Engine:
             "run pip install 'gw[fast]', or set engine to auto or pure"
         )
     module = import_module("gw.http.llhttp" if native else "gw.http.pure")
-    return Engine("llhttp" if native else "h11", module.split_request, module.split_response)
+    return Engine("llhttp" if native else "h11", module.split_request, SeenLines(module.split_response))

@@ -15,6 +15,7 @@ the sizes (431), then the expectation (417).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -22,9 +23,26 @@ from gw.filters import Headers, Request, Response
 from gw.http.h1 import ReaderLimits
 from gw.http.paths import valid_host
 
-__all__ = ["METHODS", "Fields", "Refusal", "frame_request", "frame_response", "frame_trailers"]
+__all__ = [
+    "METHODS",
+    "Fields",
+    "Refusal",
+    "SplitHead",
+    "drop_named",
+    "frame_again",
+    "frame_request",
+    "frame_response",
+    "frame_trailers",
+]
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
+
+SplitHead: TypeAlias = Callable[[bytes], Fields]
+"""What an engine is: takes one whole head, start line to empty line, and returns its field lines.
+
+Names lower-case, values without surrounding blanks. Raises `Refusal` for whatever its grammar does not allow.
+The caller has checked the start line.
+"""
 
 
 class Refusal(Exception):
@@ -138,6 +156,25 @@ def frame_request(
     return request
 
 
+def frame_again(method: bytes, target: bytes, like: Request, fields: Fields, limits: ReaderLimits, size: int) -> Request:
+    """Make a request whose version and fields are those of *like*, which `frame_request` made; raise `Refusal`."""
+    name = METHODS.get(method)
+    if name is None:
+        raise Refusal("Unknown method")
+    if (target[0] != _SLASH or name == "CONNECT") and not _unusual_target(name, target):
+        raise Refusal("Invalid request target")
+    if size + len(fields) > limits.head_size > 0:
+        _check_sizes(len(target), fields, limits.head_size, limits.header_count)
+    request = Request(name, target.decode("ascii"), Headers(fields), version=like.version, has_body=like.has_body)
+    request.host = like.host
+    request.content_length = like.content_length
+    request.keep_alive = like.keep_alive
+    request.expects_continue = like.expects_continue
+    request.upgrade = like.upgrade
+    request.named_hops = like.named_hops
+    return request
+
+
 def frame_response(
     status: int, reason: bytes, version: str, fields: Fields, limits: ReaderLimits, size: int, method: str
 ) -> tuple[Response, bool]:
@@ -147,7 +184,10 @@ def frame_response(
     """
     if status == 101:
         raise Refusal("Switching Protocols, which nobody asked for")
-    known = _known_of(fields)
+    known: dict[bytes, bytes] = {}
+    for field, value in fields:
+        if field in _KNOWN:
+            known[field] = _joined(field, known[field], value) if field in known else value
     response = Response(status, Headers(fields), version=version, has_body=False)
     response.reason = reason
     if version == "1.0":
@@ -203,6 +243,14 @@ def _unusual_target(method: str, target: bytes) -> bool:
     if method == "CONNECT":
         return _authority_form(target) is not None
     return (target == b"*" and method == "OPTIONS") or _absolute_form(target) is not None
+
+
+def drop_named(message: Request | Response) -> None:
+    """Remove the fields that the message's own Connection names (RFC 9110 section 7.6.1)."""
+    named = message.named_hops
+    if named is not None:
+        raw = message.headers.raw
+        raw[:] = [line for line in raw if line[0] not in named]
 
 
 def _known_of(fields: Fields) -> dict[bytes, bytes]:

@@ -14,21 +14,22 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from gw.filters import Request, Response
-from gw.http.framing import Fields, Refusal, frame_request, frame_response, frame_trailers
+from gw.http.framing import (
+    Fields,
+    Refusal,
+    SplitHead,
+    frame_again,
+    frame_request,
+    frame_response,
+    frame_trailers,
+)
 from gw.http.h1 import END, End, Malformed, ReaderLimits
-from gw.limits import HEAD_SLACK, MAX_CHUNK_OVERHEAD, MAX_EMPTY_LINES, MAX_UNLIMITED_SECTION
+from gw.limits import HEAD_SLACK, MAX_CHUNK_OVERHEAD, MAX_EMPTY_LINES, MAX_SAME_BLOCK, MAX_UNLIMITED_SECTION
 
-__all__ = ["RequestReader", "ResponseReader", "SplitHead", "split_section"]
-
-SplitHead: TypeAlias = Callable[[bytes], Fields]
-"""What an engine is: takes one whole head, start line to empty line, and returns its field lines.
-
-Names lower-case, values without surrounding blanks. Raises `Refusal` for whatever its grammar does not allow.
-The caller has checked the start line.
-"""
+__all__ = ["RequestReader", "ResponseReader", "split_section"]
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _request_line: Final = re.compile(rb"(" + _TOKEN + rb") ([!\"$-~]++) HTTP/([0-9]\.[0-9])\r\n").match
@@ -272,7 +273,7 @@ class RequestReader(Reader[Request]):
     CONNECT, which the gateway refuses) whatever follows is no request: it is dropped.
     """
 
-    __slots__ = ("_empty_lines", "_last", "in_head")
+    __slots__ = ("_block", "_empty_lines", "_fields", "_last", "_like", "in_head")
     _first = frozenset(b"!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 
     def __init__(self, split: SplitHead, limits: ReaderLimits) -> None:
@@ -280,6 +281,10 @@ class RequestReader(Reader[Request]):
         self._empty_lines = 0
         self._last = False
         self.in_head = False
+        # A client mostly says the same again on one connection, but for the path: then it is not parsed again.
+        self._block = b""
+        self._fields: Fields = []
+        self._like = Request("", "")
 
     def feed_eof(self) -> None:
         between = self._step is Reader._read_head and not self._buffer
@@ -311,7 +316,15 @@ class RequestReader(Reader[Request]):
             if _bare_line_end(head):
                 raise Refusal(_BARE)
             raise Refusal("HTTP Version Not Supported", 505)
-        request = frame_request(method, target, version, self._split(head), self._limits, len(head))
+        block = head[line.end() :]
+        like = self._like
+        if block == self._block and like.version == version:
+            request = frame_again(method, target, like, self._fields.copy(), self._limits, len(head))
+        else:
+            fields = self._split(head)
+            request = frame_request(method, target, version, fields, self._limits, len(head))
+            if len(block) <= MAX_SAME_BLOCK:
+                self._block, self._fields, self._like = block, fields.copy(), request
         self._last = not request.keep_alive or request.method == "CONNECT"
         self._empty_lines = 0
         self.events.append(request)

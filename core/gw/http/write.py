@@ -76,14 +76,12 @@ def response_head(
     if known is None or (reason and reason != PHRASES[status]):
         known = b"HTTP/1.1 %d %b\r\n" % (status, reason)
     out = [known]
-    named, dated = response.named_hops, False
+    dated = False
     for name, value in response.headers.raw:
         if name in _DATED:
             if name != b"date":
                 continue
             dated = True
-        elif named is not None and name in named:
-            continue
         out += (name, b": ", value, b"\r\n")
     if not dated:
         out += (b"date: ", http_date(time.time()), b"\r\n")

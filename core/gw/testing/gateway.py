@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import anyio
+import h11
 
 from gw.config.load import load
 from gw.filters import Headers, Request, Response
 from gw.gateway import Gateway
 from gw.http.engines import choose
 from gw.http.h1 import End, Malformed, ReaderLimits
+from gw.net.stream import StreamLost
 from gw.plugins import PluginSet
 from gw.testing.memory import MemoryNetwork, MemoryStream
 
-__all__ = ["Answer", "InMemory", "Script", "Upstream", "in_memory"]
+__all__ = ["Answer", "Asked", "InMemory", "Script", "Upstream", "in_memory", "read_answer"]
 
 Script: TypeAlias = Callable[[MemoryStream], Coroutine[Any, Any, None]]
 _NO_LIMITS = ReaderLimits(0, 0, 0)
+_LONGER_THAN_ANY_TIMEOUT = 10_000.0
 
 
 @dataclass
@@ -46,7 +49,8 @@ class Asked:
 class Upstream:
     """A scripted upstream: reads requests and answers each with the next of *answers*, the last one again and again.
 
-    An answer is the bytes to send, as they are. `None` closes the connection instead.
+    An answer is the bytes to send, as they are. `None` closes the connection instead. For more than that, write a
+    script of your own, or take the connections from a `gw.testing.memory.Backlog`.
     """
 
     def __init__(self, *answers: bytes | None) -> None:
@@ -63,7 +67,7 @@ class Upstream:
             while not reader.events:
                 try:
                     reader.feed(await stream.receive())
-                except (anyio.EndOfStream, Exception):
+                except (anyio.EndOfStream, StreamLost):
                     stream.close()
                     return
             event = reader.events.popleft()
@@ -92,6 +96,19 @@ class InMemory:
     def connect(self, client: str = "198.51.100.7") -> MemoryStream:
         return self.network.connect(client)
 
+    async def leftovers(self) -> list[str]:
+        """Let everything idle time out, and say what is still there that should not be: nothing, in a sound gateway."""
+        await self.network.advance(_LONGER_THAN_ANY_TIMEOUT)
+        current = self.gateway._current.now
+        assert current is not None
+        found = [repr(pool) for pool in current.pools.values() if pool.open or pool.idle or pool.waiting]
+        found += map(repr, self.gateway.connections)
+        if current.users:
+            found.append(f"{current.users} exchanges")
+        if dues := sum(map(len, self.network.deadlines._slots.values())):
+            found.append(f"{dues} deadlines")
+        return found
+
     async def request(self, data: bytes, *, method: str = "GET", client: str = "198.51.100.7") -> Answer:
         """Send *data* on a new connection, return the first response to it, and close."""
         stream = self.connect(client)
@@ -108,31 +125,38 @@ class InMemory:
 
 
 async def read_answer(stream: MemoryStream, method: str = "GET") -> Answer:
-    """Read one response from *stream*; raises `AssertionError` if it is not HTTP."""
-    reader = choose("auto").response_reader(_NO_LIMITS)
-    reader.expect(method)
-    head: Response | None = None
-    interim: list[Response] = []
-    body = b""
+    """Read one response from *stream* and leave what follows it; raises `AssertionError` if it is not HTTP.
+
+    It is read by h11, whichever engine the gateway uses. Raises `StreamLost` if the gateway resets the connection.
+    """
+    client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    client.send(h11.Request(method=method, target="/", headers=[("host", "gateway")]))
+    client.send(h11.EndOfMessage())
+    answer = Answer(0, Headers(), b"")
     while True:
-        while not reader.events:
-            try:
-                reader.feed(await stream.receive())
-            except anyio.EndOfStream:
-                reader.feed_eof()
-        event = reader.events.popleft()
-        if isinstance(event, Response):
-            if event.status < 200:
-                interim.append(event)
-            else:
-                head = event
-        elif isinstance(event, End):
-            assert head is not None
-            return Answer(head.status, head.headers, body, event.trailers, interim)
-        elif isinstance(event, Malformed):
-            raise AssertionError(f"the answer is malformed: {event.message}")
-        else:
-            body += event
+        try:
+            event = client.next_event()
+            if event is h11.NEED_DATA:
+                try:
+                    client.receive_data(await stream.receive())
+                except anyio.EndOfStream:
+                    client.receive_data(b"")
+        except h11.RemoteProtocolError as error:
+            raise AssertionError(f"the answer is malformed: {error}") from None
+        if isinstance(event, h11.InformationalResponse):
+            answer.interim.append(Response(event.status_code, _headers(event.headers)))
+        elif isinstance(event, h11.Response):
+            answer.status, answer.headers = event.status_code, _headers(event.headers)
+        elif isinstance(event, h11.Data):
+            answer.body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            answer.trailers = _headers(event.headers) if event.headers else None
+            stream.unread(client.trailing_data[0])
+            return answer
+
+
+def _headers(lines: Iterable[tuple[bytes, bytes]]) -> Headers:
+    return Headers([(bytes(name), bytes(value)) for name, value in lines])
 
 
 @asynccontextmanager

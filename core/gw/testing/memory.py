@@ -1,13 +1,15 @@
 """A network in memory: the real gateway, its real engines, pools and chains, without a socket.
 
 Bytes written on one end are there on the other at once. Time is a number that
-the test moves, so that deadlines are tested without waiting.
+the test moves, so that deadlines are tested without waiting. What is cut where,
+and what must be left then, is `gw.testing.cuts`'s.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import anyio
@@ -18,7 +20,7 @@ from gw.net.deadlines import RESOLUTION, Deadlines
 from gw.net.network import Listener, Network
 from gw.net.stream import Stream
 
-__all__ = ["Clock", "MemoryNetwork", "MemoryStream", "pair"]
+__all__ = ["Backlog", "Clock", "MemoryNetwork", "MemoryStream", "pair"]
 
 
 class Clock:
@@ -32,11 +34,16 @@ class Clock:
 
 
 class MemoryStream(Stream):
-    """One end of a connection that has no socket. Cut it with `abort`, end it with `write_eof` or `close`."""
+    """One end of a connection that has no socket. Cut it with `abort`, end it with `write_eof` or `close`.
+
+    Whoever sends to an end that is closed is reset, as TCP does; what had arrived can still be read.
+    """
 
     def __init__(self, deadlines: Deadlines, address: tuple[str, int]) -> None:
         super().__init__(deadlines)
         self.other: MemoryStream
+        self.on_wait: Callable[[], None] | None = None
+        """Called before each wait of this end; it may cut either end."""
         self._address = address
         self._held = bytearray()
         self._eof_pending = False
@@ -53,7 +60,11 @@ class MemoryStream(Stream):
 
     def _deliver(self) -> None:
         other = self.other
-        if self._held and not other._read_paused and not other.lost:
+        if other.lost and self._held:
+            self._held.clear()
+            self._gone()
+            return
+        if self._held and not other._read_paused:
             data = bytes(self._held)
             self._held.clear()
             other._received(data)
@@ -76,8 +87,9 @@ class MemoryStream(Stream):
         self._high, self._low = high, low
 
     def write_eof(self) -> None:
-        self._eof_pending = True
-        self._deliver()
+        if not self.lost:
+            self._eof_pending = True
+            self._deliver()
 
     def _close(self) -> None:
         self._closing = True
@@ -95,15 +107,42 @@ class MemoryStream(Stream):
     def _resume_reading(self) -> None:
         self.other._deliver()
 
-    async def read_until_end(self) -> bytes:
-        """Return all that comes until the other end closes, resets, or half-closes."""
+    async def _wait_readable(self) -> None:
+        if self._goes_on():
+            await super()._wait_readable()
+
+    def _wait_writable(self) -> Awaitable[object]:
+        return super()._wait_writable() if self._goes_on() else anyio.lowlevel.checkpoint()
+
+    def _goes_on(self) -> bool:
+        """Announce a wait; tell whether there is still something to wait for."""
+        if self.on_wait is not None:
+            self.on_wait()
+        return not (self.lost or self.at_eof or self._error)
+
+    # --- for the test's end ------------------------------------------------------
+
+    def unread(self, data: bytes) -> None:
+        """Put *data* back, to be read next."""
+        self._data = data + self._data
+
+    async def read_until(self, mark: bytes) -> bytes:
+        """Return what comes up to *mark* and including it; raises `anyio.EndOfStream` or `StreamLost` without it."""
         data = b""
-        while not (self.lost and not self.has_data):
+        while mark not in data:
+            data += await self.receive()
+        end = data.index(mark) + len(mark)
+        self.unread(data[end:])
+        return data[:end]
+
+    async def read_until_end(self) -> bytes:
+        """Return all that comes until the other end closes or half-closes; raises `StreamLost` if it resets."""
+        data = b""
+        while True:
             try:
                 data += await self.receive()
             except anyio.EndOfStream:
-                break
-        return data
+                return data
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -115,6 +154,28 @@ def pair(deadlines: Deadlines, left: tuple[str, int], right: tuple[str, int]) ->
     first, second = MemoryStream(deadlines, right), MemoryStream(deadlines, left)
     first.other, second.other = second, first
     return first, second
+
+
+class Backlog:
+    """An upstream that the test plays itself: every connection waits here for `accept`."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[MemoryStream] = deque()
+        self._came = anyio.Event()
+
+    async def __call__(self, stream: MemoryStream) -> None:
+        self._waiting.append(stream)
+        self._came.set()
+
+    async def accept(self) -> MemoryStream:
+        """Return the connection that came first, or wait for one."""
+        while not self._waiting:
+            self._came = anyio.Event()
+            await self._came.wait()
+        return self._waiting.popleft()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
 
 class MemoryNetwork(Network):
@@ -132,14 +193,28 @@ class MemoryNetwork(Network):
         self._serve: Callable[[Stream], Coroutine[Any, Any, None]] | None = None
         self._ports = 40000
         self.dialled: list[str] = []
+        """Every address that the gateway connected to, or tried to."""
+        self.clients: list[MemoryStream] = []
+        """The test's ends of the connections to the gateway."""
+        self.peers: list[MemoryStream] = []
+        """The upstreams' ends of the connections from it."""
+        self.on_wait: Callable[[], None] | None = None
+        """Called before each wait of the gateway on one of its connections."""
+
+    def _wait(self) -> None:
+        if self.on_wait is not None:
+            self.on_wait()
 
     async def dial(self, host: str, port: int) -> Stream:
         address = f"{host}:{port}"
         self.dialled.append(address)
+        self._wait()
         await anyio.lowlevel.checkpoint()
         if address not in self._upstreams:
             raise ConnectionRefusedError("connection refused")
         near, far = pair(self.deadlines, ("192.0.2.254", 1), (host, port))
+        near.on_wait = self._wait
+        self.peers.append(far)
         self.tasks.start_soon(self._upstreams[address], far)
         return near
 
@@ -159,13 +234,17 @@ class MemoryNetwork(Network):
             raise ConnectionRefusedError("nobody listens")
         self._ports += 1
         near, far = pair(self.deadlines, (client, self._ports), ("192.0.2.254", 80))
+        far.on_wait = self._wait
+        self.clients.append(near)
         self.tasks.start_soon(self._serve, far)
         return near
 
     async def advance(self, seconds: float) -> None:
-        """Let *seconds* pass, tick by tick, and let everything happen that they bring."""
+        """Let *seconds* pass, deadline by deadline, and let everything happen that they bring."""
+        await anyio.wait_all_tasks_blocked()
         until = self.clock.now + seconds
         while self.clock.now < until:
-            self.clock.now += RESOLUTION
+            nearest = min(self.deadlines._slots, default=0) * RESOLUTION
+            self.clock.now = min(until, max(nearest, self.clock.now + RESOLUTION))
             self.deadlines.turn()
             await anyio.wait_all_tasks_blocked()

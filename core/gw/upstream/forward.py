@@ -39,19 +39,22 @@ class Forwarding:
         """Return the pieces of the request's head toward *authority*."""
         request, client = ex.request, ex.client
         path = request.path
-        if self.strip is not None and path == ex.matched_path:
+        if self.strip is not None and path is ex.matched_path:
             path = self.strip(ex)
         if request.query is not None:
             path = f"{path}?{request.query}"
-        host = authority if self.rewrite_host else request.host.encode("ascii") or authority
+        if self.rewrite_host and request.host is ex.asked_host:
+            host = authority
+        else:  # kept, or set by a filter
+            host = request.host.encode("ascii") or authority
         out = [f"{request.method} {path} HTTP/1.1\r\nhost: ".encode("ascii"), host, b"\r\n"]
-        named, own_id = request.named_hops, self.request_id
+        own_id = self.request_id
         te = False
         for name, value in request.headers.raw:
             if name in _ALWAYS:
                 if name == b"te" and b"trailers" in value.lower():
                     te = self.forward_trailers
-            elif name != own_id and (named is None or name not in named):
+            elif name != own_id:
                 out += (name, b": ", value, b"\r\n")
         if client.trusted:
             self._add_origin_behind_proxy(out, ex)
@@ -60,8 +63,8 @@ class Forwarding:
                 out += (b"x-forwarded-for: ", client.peer.encode("ascii"), b"\r\n")
             if self.set_x_forwarded_proto:
                 out.append(b"x-forwarded-proto: https\r\n" if client.scheme == "https" else b"x-forwarded-proto: http\r\n")
-            if self.set_x_forwarded_host and request.host:
-                out += (b"x-forwarded-host: ", request.host.encode("ascii"), b"\r\n")
+            if self.set_x_forwarded_host and ex.asked_host:
+                out += (b"x-forwarded-host: ", ex.asked_host.encode("ascii"), b"\r\n")
             if self.set_forwarded:
                 out += (b"forwarded: ", _forwarded(ex), b"\r\n")
         if own_id:
@@ -87,7 +90,7 @@ class Forwarding:
         if self.set_x_forwarded_proto:
             out += (b"x-forwarded-proto: ", client.scheme.encode("ascii"), b"\r\n")
         if self.set_x_forwarded_host:
-            host = _values(request, b"x-forwarded-host")[:1] or [request.host.encode("ascii")]
+            host = _values(request, b"x-forwarded-host")[:1] or [ex.asked_host.encode("ascii")]
             if host[0]:
                 out += (b"x-forwarded-host: ", host[0], b"\r\n")
         if self.set_forwarded:
@@ -95,7 +98,7 @@ class Forwarding:
 
 
 def _forwarded(ex: Exchange) -> bytes:
-    return forwarded_element(ex.client.peer, ex.client.scheme, ex.request.host)
+    return forwarded_element(ex.client.peer, ex.client.scheme, ex.asked_host)
 
 
 def _values(request: Request, name: bytes) -> list[bytes]:

@@ -21,6 +21,7 @@ from gw.failures import (
     Truncated,
 )
 from gw.filters import Attempt, Exchange, Response
+from gw.http.framing import drop_named
 from gw.http.h1 import END, End, Malformed
 from gw.http.write import last_chunk
 from gw.limits import SEND_STALL_TIME
@@ -167,6 +168,8 @@ class Http1Upstream:
                 self.stream.reading.when = NEVER
                 if not response.has_body:
                     self._take_end()
+            if response.named_hops is not None:
+                drop_named(response)
             return response
         assert isinstance(event, Malformed), event
         raise Truncated(event.message) if event.truncated else BadResponse(event.message)

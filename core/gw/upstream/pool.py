@@ -77,9 +77,10 @@ class Pool:
         self._turn = -1
         self._origins = [Origin(endpoint) for endpoint in self.endpoints]
         self._order = [origin for origin in self._origins for _ in range(origin.endpoint.weight)]
-        self._idle_count = 0
+        self.idle = 0
+        """Connections that wait for a request."""
         self.open = 0
-        """Connections that exist or are being opened."""
+        """Connections that exist or are being opened, idle ones included."""
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
 
@@ -93,7 +94,7 @@ class Pool:
         idle = origin.idle
         while idle:
             connection = idle.pop()
-            self._idle_count -= 1
+            self.idle -= 1
             connection.is_idle = False
             # One whose peer closed was evicted when that was seen; bytes that nobody asked for are seen here.
             if not connection.stream.has_data and self._network.deadlines.now < connection.expires:
@@ -173,7 +174,7 @@ class Pool:
     def evict(self, connection: Http1Upstream) -> None:
         """Close an idle connection whose peer has gone, or whose time is up."""
         connection.origin.idle.remove(connection)
-        self._idle_count -= 1
+        self.idle -= 1
         connection.is_idle = False
         connection.close()
 
@@ -185,11 +186,11 @@ class Pool:
             waiter = self._waiters.popleft()
             waiter.connection = connection
             waiter.event.set()
-        elif self._idle_count < self.settings.max_idle:
+        elif self.idle < self.settings.max_idle:
             connection.is_idle = True
             connection.stream.reading.after(self.settings.idle_timeout)
             connection.origin.idle.append(connection)
-            self._idle_count += 1
+            self.idle += 1
         else:
             connection.close()
 
@@ -213,7 +214,7 @@ class Pool:
         for origin in self._origins:
             if origin.idle:
                 connection = origin.idle.pop(0)
-                self._idle_count -= 1
+                self.idle -= 1
                 connection.is_idle = False
                 connection.close()
                 return True
@@ -228,9 +229,13 @@ class Pool:
             while origin.idle:
                 self.evict(origin.idle[-1])
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiters)
+
     def __repr__(self) -> str:
-        waiting = len(self._waiters)
-        return f"<Pool {self.name} open {self.open} idle {self._idle_count} waiting {waiting}>"
+        return f"<Pool {self.name} open {self.open} idle {self.idle} waiting {self.waiting}>"
 
 
 def _authority(endpoint: Endpoint) -> bytes:
