@@ -148,17 +148,18 @@ class Chain:
         self._explains = explain
         self._last = len(self.placed) - 1
 
+        bind = explained if explain else guarded
+
         def compiled(hook: str) -> list[tuple[int, Filter, Any]]:
-            bind = explained if explain else guarded
             return [(i, p.filter, bind(p, hook)) for i, p in enumerate(self.placed) if p.has(hook)]
 
         # Requests run first to last, everything after runs last to first.
-        self._on_request_headers = tuple(
-            (i, f, guarded_hook, buffers)
-            for i, p in enumerate(self.placed)
-            if (buffers := p.filter.body is Body.BUFFER and p.has("on_body")) or p.has("on_request_headers")
-            for f, guarded_hook in [(p.filter, (explained if explain else guarded)(p, "on_request_headers"))]
-        )
+        heads: list[tuple[int, Filter, Any, bool]] = []
+        for i, p in enumerate(self.placed):
+            buffers = p.filter.body is Body.BUFFER and p.has("on_body")
+            if buffers or p.has("on_request_headers"):
+                heads.append((i, p.filter, bind(p, "on_request_headers"), buffers))
+        self._on_request_headers = tuple(heads)
         self._on_body: tuple[BodyRow, ...] = tuple(
             (i, f, hook, f.body is not Body.OBSERVE) for i, f, hook in compiled("on_body") if f.body is not Body.NONE
         )

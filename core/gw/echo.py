@@ -165,10 +165,19 @@ class _Connection:
             await self._write(200, _as_json(counts), to=request)
         else:
             if path == "/slow":
-                await anyio.sleep(_number("ms", query.get("ms", "0"), 0, ECHO_DELAY) / 1000)
+                await self._sleep(_number("ms", query.get("ms", "0"), 0, ECHO_DELAY) / 1000)
             elif path == "/hints":
                 await self._stream.send(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n")
             await self._write(200, _shown(request, body), to=request)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but not for a client that has closed: there would be nothing else to wake us."""
+        stream = self._stream
+        if not stream.at_eof:
+            with anyio.CancelScope() as scope:
+                stream.on_eof = scope.cancel
+                await anyio.sleep(seconds)
+            stream.on_eof = None
 
     # --- writing ---------------------------------------------------------------
 

@@ -45,12 +45,13 @@ class Reader:
         self.page, self.folder = page, folder
         self.module = ModuleType(f"page_{page.stem.replace('-', '_')}")
         sys.modules[self.module.__name__] = self.module
+        for block in blocks(page):  # all of them: the files of a package need one another
+            if block.file is not None:
+                path = folder / block.file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block.text, encoding="utf-8")
 
     def read(self, block: Block) -> None:
-        if block.file is not None:
-            path = self.folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
         if block.language == "python":
             self.run(block)
         elif block.language == "yaml":
@@ -78,7 +79,8 @@ class Reader:
 
     def configure(self, block: Block) -> None:
         path = self.folder / (block.file or "block.yaml")
-        path.write_text(block.text, encoding="utf-8")
+        if block.file is None:
+            path.write_text(block.text, encoding="utf-8")
         plugins = None
         if self.page in PLUGIN_OF:
             name, module = PLUGIN_OF[self.page]

@@ -141,8 +141,7 @@ def test_a_client_that_has_said_all_it_will_say_still_gets_its_answer(gateway):
 
 def test_what_is_under_way_is_finished_when_the_gateway_is_told_to_stop(serve, variant, echo):
     started = serve(to(echo) | variant)
-    idle = connect(started.port)
-    with connect(started.port) as connection:
+    with connect(started.port) as idle, connect(started.port) as connection:
         connection.sendall(b"GET /slow?ms=700 HTTP/1.1\r\nHost: a\r\n\r\n")
         until(lambda: open_at(echo) == 1, "the request is under way")
         started.child.terminate()

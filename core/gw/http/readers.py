@@ -324,7 +324,10 @@ class RequestReader(Reader[Request]):
             fields = self._split(head)
             request = frame_request(method, target, version, fields, self._limits, len(head))
             if len(block) <= MAX_SAME_BLOCK:
-                self._block, self._fields, self._like = block, fields.copy(), request
+                # A request of its own: filters, and the core, change the one that they are handed.
+                mine = fields.copy()
+                self._like = frame_again(method, target, request, mine, self._limits, len(head))
+                self._block, self._fields = block, mine
         self._last = not request.keep_alive or request.method == "CONNECT"
         self._empty_lines = 0
         self.events.append(request)

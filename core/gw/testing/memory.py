@@ -244,7 +244,7 @@ class MemoryNetwork(Network):
         await anyio.wait_all_tasks_blocked()
         until = self.clock.now + seconds
         while self.clock.now < until:
-            nearest = min(self.deadlines._slots, default=0) * RESOLUTION
+            nearest = min(self.deadlines._slots, default=until / RESOLUTION) * RESOLUTION
             self.clock.now = min(until, max(nearest, self.clock.now + RESOLUTION))
             self.deadlines.turn()
             await anyio.wait_all_tasks_blocked()

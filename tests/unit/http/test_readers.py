@@ -310,6 +310,26 @@ def test_blanks_count_as_far_as_the_slack_goes(engine, feed):
             assert ("refused 431" in transcript(reader)) is bool(over)
 
 
+def test_what_is_done_to_one_request_does_not_show_on_the_next(engine):
+    reader = engine.request_reader(AMPLE)
+    wire = (
+        GET + b"X: y\r\nConnection: x-a, upgrade\r\nUpgrade: h2c\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi"
+    )
+    reader.feed(wire * 2)
+    first, _, _, second, *_ = reader.events
+    fresh = {slot: getattr(second, slot) for slot in Request.__slots__ if slot != "headers"}
+    for request in (first, second):
+        request.headers.set("x", "changed")
+        for slot, value in fresh.items():
+            setattr(request, slot, not value if isinstance(value, bool) else None)
+    reader.feed(wire)
+
+    third = reader.events[6]
+    assert {slot: getattr(third, slot) for slot in fresh} == fresh
+    assert third.headers.get("x") == "y"
+    assert transcript(reader)[-2:] == [b"hi", "end"]
+
+
 def test_chunks_of_one_feed_are_handed_on_as_one(engine):
     reader = engine.request_reader(AMPLE)
     reader.feed(CHUNKED + b"1\r\na\r\n" * 50 + b"3\r\nb")
