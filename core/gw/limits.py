@@ -160,3 +160,8 @@ MAX_SEEN_LINES: Final = 512
 
 MAX_SAME_BLOCK: Final = 1024
 """The largest block of request fields that a connection compares its next one with. A browser sends 500 to 900 bytes."""
+
+# --- sending -----------------------------------------------------------------
+
+MAX_HELD_WRITE: Final = 65536
+"""A write that is larger is not held back to the end of the loop's turn. Node's cork(): no bound; one read here: 64 KiB."""

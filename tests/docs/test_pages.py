@@ -164,10 +164,27 @@ def test_tests_named_in_the_pages_exist():
         f"{page.relative_to(ROOT)}:{line}: {path}"
         for page in pages()
         for line, text in prose(page)
-        for path in re.findall(r"`((?:tests|core|plugins|config|scripts|docs)/[\w./-]+)`", text)
+        for path in re.findall(r"`((?:tests|core|config|scripts|docs)/[\w./-]+|plugins/[a-z][\w./-]*)`", text)
         if not (ROOT / path.rstrip("/")).exists()
     ]
     assert not faults, f"the pages name files that are not there: {faults}"
+
+
+def test_tests_that_the_pages_refer_to_exist():
+    known = set()
+    for path in [*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("plugins/*/tests/test_*.py")]:
+        known |= {
+            path.stem,
+            *re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE),
+        }
+    faults = [
+        f"{page.relative_to(ROOT)}:{line}: {name}"
+        for page in pages()
+        for line, text in prose(page)
+        for name in re.findall(r"`(test_\w+)`", text)
+        if name not in known
+    ]
+    assert not faults, f"the pages refer to tests that are not there; name the ones that show it now: {faults}"
 
 
 def test_a_page_without_blocks_is_no_mistake_of_the_reader():

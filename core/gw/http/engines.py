@@ -7,8 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal
 
-from gw.http.h1 import ReaderLimits
 from gw.http.framing import SplitHead
+from gw.http.h1 import ReaderLimits
 from gw.http.readers import RequestReader, ResponseReader
 from gw.http.seen import SeenLines
 

@@ -156,7 +156,9 @@ def frame_request(
     return request
 
 
-def frame_again(method: bytes, target: bytes, like: Request, fields: Fields, limits: ReaderLimits, size: int) -> Request:
+def frame_again(
+    method: bytes, target: bytes, like: Request, fields: Fields, limits: ReaderLimits, size: int
+) -> Request:
     """Make a request whose version and fields are those of *like*, which `frame_request` made; raise `Refusal`."""
     name = METHODS.get(method)
     if name is None:

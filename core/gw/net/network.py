@@ -48,12 +48,12 @@ class Network:
     def __init__(self, tasks: TaskGroup, deadlines: Deadlines | None = None) -> None:
         self.tasks = tasks
         self.deadlines = Deadlines() if deadlines is None else deadlines
-        self._on_asyncio = on_asyncio.is_running()
+        self._asyncio = on_asyncio.AsyncioDriver(self.deadlines) if on_asyncio.is_running() else None
 
     async def dial(self, host: str, port: int) -> Stream:
         """Connect to *host*; raises `OSError`."""
-        if self._on_asyncio:
-            return await on_asyncio.dial(self.deadlines, host, port)
+        if self._asyncio is not None:
+            return await self._asyncio.dial(host, port)
         sock = await anyio.connect_tcp(host, port)
         sock.extra(SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return AnyioStream(self.deadlines, sock, self.tasks, salvages=True)
@@ -68,13 +68,12 @@ class Network:
         """
         sock = at if isinstance(at, socket.socket) else _bind(*at)
         host, port = sock.getsockname()[:2]
-        if self._on_asyncio:
+        if self._asyncio is not None:
 
             def accepted(stream: Stream) -> None:
                 self.tasks.start_soon(serve, stream)
 
-            server = await on_asyncio.listen(self.deadlines, sock, accepted)
-            return Listener((host, port), server.close)
+            return Listener((host, port), await self._asyncio.listen(sock, accepted))
         listener = await SocketListener.from_socket(sock)
         scope = anyio.CancelScope()
 

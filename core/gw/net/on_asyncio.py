@@ -12,28 +12,56 @@ from typing import Any, cast
 
 from anyio.abc import SocketAttribute
 
-from gw.limits import WRITE_HIGH_WATER, WRITE_LOW_WATER
+from gw.limits import MAX_HELD_WRITE, WRITE_HIGH_WATER, WRITE_LOW_WATER
 from gw.net.deadlines import Deadlines
 from gw.net.stream import Stream, salvage
 
-__all__ = ["AsyncioStream", "dial", "is_running", "listen"]
+__all__ = ["AsyncioDriver", "AsyncioStream", "is_running"]
+
+
+class _Outbox:
+    """Small writes of one turn of the loop, sent together at its end.
+
+    A send wakes the process at the other end of a local connection, and a proxy that sends, thinks for 40 us, and
+    sends again wakes it each time anew. Sends in a row find it awake: measured, a fifth of the CPU time of a request.
+    """
+
+    __slots__ = ("_loop", "_streams")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._streams: list[AsyncioStream] = []
+
+    def add(self, stream: AsyncioStream) -> None:
+        if not self._streams:
+            self._loop.call_soon(self._send)
+        self._streams.append(stream)
+
+    def _send(self) -> None:
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            stream.flush()
 
 
 class AsyncioStream(Stream, asyncio.Protocol):
     """A `Stream` that is its transport's protocol."""
 
-    __slots__ = ("_loop", "_made", "_reader", "_salvages", "_transport", "_writer")
+    __slots__ = ("_held", "_loop", "_made", "_outbox", "_reader", "_salvages", "_transport", "_writer")
 
     def __init__(
         self,
         deadlines: Deadlines,
         loop: asyncio.AbstractEventLoop,
+        outbox: _Outbox,
         made: Callable[[AsyncioStream], None] | None = None,
         *,
         salvages: bool = False,
     ) -> None:
         super().__init__(deadlines)
         self._loop = loop
+        self._outbox = outbox
+        self._held = b""
+        """Written, and waiting for the end of this turn of the loop."""
         self._made = made
         self._salvages = salvages
         self._reader: asyncio.Future[bytes] | None = None
@@ -85,21 +113,36 @@ class AsyncioStream(Stream, asyncio.Protocol):
     # --- Stream --------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        if not self.lost:
-            self._transport.write(data)
+        if self._held or len(data) > MAX_HELD_WRITE:
+            self.flush()
+            if not self.lost:
+                self._transport.write(data)
+        elif not self.lost:
+            self._held = data
+            self._outbox.add(self)
 
     def write_parts(self, parts: list[bytes]) -> None:
+        self.flush()
         if not self.lost:
             self._transport.writelines(parts)
 
+    def flush(self) -> None:
+        """Send what `write` held back."""
+        held = self._held
+        if held:
+            self._held = b""
+            if not self.lost:
+                self._transport.write(held)
+
     @property
     def unsent(self) -> int:
-        return 0 if self.lost else self._transport.get_write_buffer_size()
+        return 0 if self.lost else self._transport.get_write_buffer_size() + len(self._held)
 
     def set_write_marks(self, high: int, low: int) -> None:
         self._transport.set_write_buffer_limits(high, low)
 
     def write_eof(self) -> None:
+        self.flush()
         if not self.lost and self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 
@@ -109,6 +152,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
             self._gone()
 
     def _close(self) -> None:
+        self.flush()
         self._transport.close()
 
     async def receive(self, max_bytes: int | None = None) -> bytes:
@@ -185,14 +229,24 @@ def is_running() -> bool:
     return True
 
 
-async def dial(deadlines: Deadlines, host: str, port: int) -> AsyncioStream:
-    """Connect; raises `OSError`. Deadlines are the caller's."""
-    loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: AsyncioStream(deadlines, loop, salvages=True), host, port)
-    return stream
+class AsyncioDriver:
+    """Makes streams on the running loop."""
 
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._loop = asyncio.get_running_loop()
+        self._outbox = _Outbox(self._loop)
 
-async def listen(deadlines: Deadlines, sock: socket.socket, on_stream: Callable[[Stream], None]) -> asyncio.Server:
-    """Accept on *sock*; *on_stream* is called with each connection and must not wait."""
-    loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: AsyncioStream(deadlines, loop, on_stream), sock=sock)
+    async def dial(self, host: str, port: int) -> AsyncioStream:
+        """Connect; raises `OSError`. Deadlines are the caller's."""
+        _, stream = await self._loop.create_connection(
+            lambda: AsyncioStream(self._deadlines, self._loop, self._outbox, salvages=True), host, port
+        )
+        return stream
+
+    async def listen(self, sock: socket.socket, on_stream: Callable[[Stream], None]) -> Callable[[], None]:
+        """Accept on *sock* until the function returned is called; *on_stream* gets each connection, and must not wait."""
+        server = await self._loop.create_server(
+            lambda: AsyncioStream(self._deadlines, self._loop, self._outbox, on_stream), sock=sock
+        )
+        return server.close

@@ -49,7 +49,7 @@ async def _played(
     count = 0
     async with in_memory(config, upstream, engine=engine) as gateway:
         network = gateway.network
-        await anyio.wait_all_tasks_blocked()
+        await network.settle()
         before = len(anyio.get_running_tasks())
 
         def wait() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio.abc import SocketAttribute, TaskGroup
@@ -21,6 +21,10 @@ from gw.net.network import Listener, Network
 from gw.net.stream import Stream
 
 __all__ = ["Backlog", "Clock", "MemoryNetwork", "MemoryStream", "pair"]
+
+
+_HOPS: Final = 20
+"""Turns of the loop that a step in memory takes at most, mostly. Without them `wait_all_tasks_blocked` sleeps 0.1 s."""
 
 
 class Clock:
@@ -239,12 +243,18 @@ class MemoryNetwork(Network):
         self.tasks.start_soon(self._serve, far)
         return near
 
+    async def settle(self) -> None:
+        """Wait until nothing more happens without a new byte or a later time."""
+        for _ in range(_HOPS):
+            await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+
     async def advance(self, seconds: float) -> None:
         """Let *seconds* pass, deadline by deadline, and let everything happen that they bring."""
-        await anyio.wait_all_tasks_blocked()
+        await self.settle()
         until = self.clock.now + seconds
         while self.clock.now < until:
             nearest = min(self.deadlines._slots, default=until / RESOLUTION) * RESOLUTION
             self.clock.now = min(until, max(nearest, self.clock.now + RESOLUTION))
             self.deadlines.turn()
-            await anyio.wait_all_tasks_blocked()
+            await self.settle()

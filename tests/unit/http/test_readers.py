@@ -317,7 +317,7 @@ def test_what_is_done_to_one_request_does_not_show_on_the_next(engine):
     )
     reader.feed(wire * 2)
     first, _, _, second, *_ = reader.events
-    fresh = {slot: getattr(second, slot) for slot in Request.__slots__ if slot != "headers"}
+    fresh = {slot: getattr(second, slot) for slot in Request.__slots__ if slot not in {"headers", "version"}}
     for request in (first, second):
         request.headers.set("x", "changed")
         for slot, value in fresh.items():
