@@ -197,6 +197,7 @@ class Chain:
                     await self._answer(ex, down, reply)
             except Exception as error:  # noqa: BLE001  # whatever a filter raises ends here
                 await self._break_off(ex, down, error)
+                error.__traceback__ = None
         finally:
             # Nothing waits from here on: cancellation cannot land in it.
             if ex.outcome is None:
@@ -290,6 +291,8 @@ class Chain:
                 if ex._started:
                     raise
                 verdict = await self._failed(ex, attempt, failure, may_retry)
+                # The attempt keeps its error, and the traceback would keep this frame, which keeps the attempt.
+                failure.__traceback__ = None
             if verdict.__class__ is not Retry:
                 return verdict  # type: ignore[return-value]
             ex.response = None

@@ -27,6 +27,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 import anyio
+import anyio.lowlevel
 import click
 
 from gw.filters import Headers, Request
@@ -190,12 +191,20 @@ class _Connection:
         head = _head(status, fields, to, close=close)
         await self._stream.send(head if to is not None and to.method == "HEAD" else head + body)
 
+    async def _send(self, piece: bytes) -> None:
+        """Send part of a body, and let the loop turn: a client that takes all it is sent would never make us wait.
+
+        Then nobody else would be served, nor would we see that it has left.
+        """
+        await self._stream.send(piece)
+        await anyio.lowlevel.checkpoint()
+
     async def _bytes(self, request: Request, left: int) -> None:
         await self._stream.send(_head(200, [("content-length", str(left))], request))
         while left and request.method != "HEAD":
             piece = _LETTERS[:left]
             left -= len(piece)
-            await self._stream.send(piece)
+            await self._send(piece)
 
     async def _chunks(self, request: Request, chunks: Iterable[bytes], trailers: _Fields = ()) -> None:
         """Answer chunked, or to HTTP/1.0 until the connection closes."""
@@ -210,7 +219,7 @@ class _Connection:
         if request.method == "HEAD":
             return
         for chunk in chunks:
-            await self._stream.send(chunk if request.version == "1.0" else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            await self._send(chunk if request.version == "1.0" else b"%x\r\n%b\r\n" % (len(chunk), chunk))
         if request.version == "1.1":
             await self._stream.send(b"0\r\n" + _lines(trailers) + b"\r\n")
 
@@ -279,7 +288,7 @@ def main(ctx: click.Context, host: str, port: int) -> None:
         anyio.run(serve, host, port, backend_options={"use_uvloop": use_uvloop})
     except* OSError as group:
         for error in group.exceptions:
-            click.echo(f"echo: cannot listen on {host}:{port}: {error}", err=True)
+            click.echo(f"echo: {error.strerror if isinstance(error, OSError) else error}", err=True)
         ctx.exit(1)
 
 

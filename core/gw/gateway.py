@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import socket
-import time
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from importlib.util import find_spec
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -23,18 +25,18 @@ from gw.config.errors import ConfigError
 from gw.downstream.http1 import Http1Connection, Http1Settings
 from gw.filters import Exchange, Reply
 from gw.generation import UNMATCHED, Current, Generation, Shared, build
-from gw.http.engines import Engine, choose
+from gw.http.engines import Engine, EngineMissing, choose
 from gw.http.fields import client_address
-from gw.http.h1 import ReaderLimits
 from gw.http.framing import drop_named
+from gw.http.h1 import ReaderLimits
 from gw.http.paths import BadTarget, parse_target
 from gw.keys import Client
 from gw.limits import GC_THRESHOLD, MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
-from gw.net.network import Network
+from gw.net.network import Listener, Network
 from gw.net.stream import Stream
 from gw.ops import logs
 from gw.ops.access_log import AccessLog
-from gw.ops.log_files import LineSink
+from gw.ops.log_files import LineSink, LogFileError
 
 if TYPE_CHECKING:
     from gw.config.load import Loaded
@@ -104,11 +106,14 @@ class Gateway:
         Raises `OSError` when it cannot listen, and what `gw.generation.build` raises.
         """
         config = self._loaded.config
+        access_log: AccessLog | None = None
+        failure: Exception | None = None
+        listener: Listener | None = None
         async with anyio.create_task_group() as tasks:
             self._network = net = network(tasks)
             tasks.start_soon(net.deadlines.run)
-            access_log = self._open_access_log(net)
             try:
+                access_log = self._open_access_log(net)
                 generation = await build(1, self._loaded, net, self.engine, self._shared)
                 await self._current.switch(generation)
                 listener = await net.listen(sock or (config.bind_host, config.bind_port), self._serve_connection)
@@ -119,12 +124,18 @@ class Gateway:
                 self.draining = True
                 listener.close()
                 await self._drain(config.shutdown_drain_timeout_sec)
+            except Exception as error:  # noqa: BLE001  # raised below, where no task group wraps it
+                failure = error
             finally:
+                if listener is not None:
+                    listener.close()
+                tasks.cancel_scope.cancel()  # what is still under way has had its time
                 with anyio.CancelScope(shield=True):
                     await self._current.switch(None)
                 if access_log is not None:
                     access_log.close()
-            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     def stop(self) -> None:
         """Begin to drain; `serve` returns when that is done."""
@@ -220,8 +231,6 @@ class Gateway:
     def _trusts(self, peer: str) -> bool:
         if not self._trusted:
             return False
-        from ipaddress import ip_address
-
         try:
             address = ip_address(peer)
         except ValueError:
@@ -299,15 +308,22 @@ def loop_name(setting: str) -> str:
 def run(loaded: Loaded) -> int:
     """Serve *loaded* until a signal says to stop; return the process's exit code."""
     config = loaded.config
-    application_log = logs.configure(
-        config.log.level,
-        file=config.log.file,
-        format=config.log.format,
-        max_file_size=config.log.max_file_size,
-        max_files=config.log.max_files,
-        console=True,
-    )
     loop = loop_name(config.loop)
+    if find_spec(loop) is None:
+        sys.stderr.write(f"cannot serve: {loop} is not installed; run pip install {loop}, or set loop to auto\n")
+        return 1
+    try:
+        application_log = logs.configure(
+            config.log.level,
+            file=config.log.file,
+            format=config.log.format,
+            max_file_size=config.log.max_file_size,
+            max_files=config.log.max_files,
+            console=True,
+        )
+    except LogFileError as error:
+        sys.stderr.write(f"cannot serve: {error}\n")
+        return 1
     # An exchange makes no reference cycles (a test holds that), so the collector need not look often, nor at what
     # was there before the first one.
     gc.collect()
@@ -326,30 +342,32 @@ def run(loaded: Loaded) -> int:
 
 
 async def _main(loaded: Loaded) -> int:
-    gateway = Gateway(loaded)
     failed = 0
-    async with anyio.create_task_group() as tasks:
-
-        async def until_signal() -> None:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
-                    if gateway.draining:
-                        log.warning("stopping now: %s came a second time", number.name)
-                        tasks.cancel_scope.cancel()
-                        return
-                    log.info("stopping: %s", number.name)
-                    gateway.stop()
-
-        def ready() -> None:
-            assert gateway.address is not None
-            host, port = gateway.address
-            log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-
-        tasks.start_soon(until_signal)
-        try:
-            await gateway.serve(ready=ready)
-        except (OSError, ValueError, ConfigError) as error:
-            log.critical("cannot serve: %s", error)
-            failed = 1
-        tasks.cancel_scope.cancel()
+    # The receiver comes first: whoever reads that we listen may send the signal at once.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+            try:
+                gateway = Gateway(loaded)
+                tasks.start_soon(_until_signal, signals, gateway, tasks.cancel_scope)
+                await gateway.serve(ready=partial(_report_ready, gateway))
+            except (OSError, ValueError, ConfigError, EngineMissing, LogFileError) as error:
+                log.critical("cannot serve: %s", error.strerror if isinstance(error, OSError) else error)
+                failed = 1
+            tasks.cancel_scope.cancel()
     return failed
+
+
+async def _until_signal(signals: AsyncIterator[signal.Signals], gateway: Gateway, scope: anyio.CancelScope) -> None:
+    async for number in signals:
+        if gateway.draining:
+            log.warning("stopping now: %s came a second time", number.name)
+            scope.cancel()
+            return
+        log.info("stopping: %s", number.name)
+        gateway.stop()
+
+
+def _report_ready(gateway: Gateway) -> None:
+    assert gateway.address is not None
+    host, port = gateway.address
+    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)

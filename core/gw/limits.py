@@ -36,7 +36,7 @@ WRITE_HIGH_WATER: Final = 262144
 """`http1.streaming.high_water_bytes`: unsent bytes at which the sender waits (behaviour 4.4). Node: 16 KiB; Envoy: 1 MiB."""
 
 WRITE_LOW_WATER: Final = 65536
-"""`http1.streaming.low_water_bytes`: unsent bytes at which it goes on (behaviour 4.4)."""
+"""`http1.streaming.low_water_bytes`: unsent bytes at which it goes on (behaviour 4.4). Envoy: half the high mark."""
 
 CLOSE_FLUSH_TIME: Final = 30.0
 """How long a closed connection may take to pass on what was written. Behaviour 1: 30 s."""
@@ -115,7 +115,7 @@ MAX_FORWARDED_HOPS: Final = 32
 """Proxies that X-Forwarded-For or Forwarded are walked through. Envoy `xff_num_trusted_hops` is a handful; CDNs chain 3 to 5."""
 
 MAX_ADDRESS_SIZE: Final = 72
-"""Characters of one address in them: 45 of IPv6, 2 brackets, 16 of a zone (IFNAMSIZ), 6 of a port, rounded up."""
+"""Characters of one address in them: 45 of IPv6, 2 brackets, 16 of a zone (IFNAMSIZ), 6 of a port, rounded up. RFC 7239 sets no bound."""
 
 MAX_PARSED_ADDRESSES: Final = 1024
 """Addresses remembered with what they parse to, 5 us each; about 300 KiB. A front proxy has a handful of busy clients at a time."""

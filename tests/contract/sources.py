@@ -75,6 +75,12 @@ def plugin(folder: Path) -> list[Source]:
     return _sources(folder / package_of(folder), folder)
 
 
+def sample() -> list[Source]:
+    """Return the sources of the plugin that stands for everybody else's."""
+    folder = ROOT / "tests" / "sample_plugin"
+    return _sources(folder / "gw_sample", folder)
+
+
 def package_of(folder: Path) -> str:
     return f"gw_{folder.name.replace('-', '_')}"
 
@@ -110,6 +116,10 @@ def _imports(node: ast.AST, inside: str, *, for_types: bool) -> Iterator[Import]
         function = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else inside
         types = for_types or (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING")
         yield from _imports(child, function, for_types=types)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 def at(faults: Iterable[str], rule: str) -> str:

@@ -9,7 +9,8 @@ import sys
 import tomllib
 from collections.abc import Iterator
 
-from sources import ROOT, Import, Source, at, core, plugin, plugin_folders
+import pytest
+from sources import ROOT, Import, Source, at, core, plugin, plugin_folders, sample, within
 
 import gw
 import gw.testing
@@ -53,6 +54,8 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {}
 
 ONLY_IN = {
     "asyncio": (("gw.net.on_asyncio",), "use anyio; what only asyncio can do is gw.net.on_asyncio's business"),
+    "hypothesis": ((), "gw.testing is shipped to users, and works with any test framework"),
+    "pytest": ((), "gw.testing is shipped to users, and works with any test framework"),
     "trio": ((), "use anyio"),
     "uvloop": ((), "the loop is chosen in gw.gateway, by name"),
     "pluggy": (("gw.hookspecs", "gw.plugins"), "call plugins through gw.plugins.PluginSet"),
@@ -62,7 +65,10 @@ ONLY_IN = {
         ("gw.config", "gw.hookspecs"),
         "models are for loading; hot code reads slotted objects made from them",
     ),
-    "h11": (("gw.http.pure",), "engines are reached through gw.http.engines"),
+    "h11": (
+        ("gw.http.pure", "gw.testing"),
+        "engines are reached through gw.http.engines; only tests read with another parser",
+    ),
     "httptools": (("gw.http.llhttp",), "engines are reached through gw.http.engines"),
 }
 """Library to the modules or packages of gw that may import it, and what others do instead."""
@@ -78,10 +84,6 @@ def imported(source: Source, each: Import) -> Iterator[str]:
         yield from inner
     else:
         yield each.module
-
-
-def within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
 
 
 def test_every_part_imports_only_the_parts_below_it():
@@ -190,18 +192,15 @@ def test_the_core_knows_no_plugin():
 def test_a_plugin_imports_public_names_of_gw_and_no_other_plugin():
     public = {"gw": set(gw.__all__), "gw.testing": set(gw.testing.__all__)}
     faults = []
-    for folder in plugin_folders():
-        for source in plugin(folder):
-            for each in source.imports:
-                library = each.module.partition(".")[0]
-                if library == "gw":
-                    names = set(each.names) - public.get(each.module, set())
-                    if each.module not in public or names or not each.names:
-                        faults.append(
-                            f"{source.at(each.line)}: {', '.join(sorted(names)) or each.module} of {each.module}"
-                        )
-                elif library.startswith("gw_") and library != source.module.partition(".")[0]:
-                    faults.append(f"{source.at(each.line)}: {each.module} of another plugin")
+    for source in [*(source for folder in plugin_folders() for source in plugin(folder)), *sample()]:
+        for each in source.imports:
+            library = each.module.partition(".")[0]
+            if library == "gw":
+                names = set(each.names) - public.get(each.module, set())
+                if each.module not in public or names or not each.names:
+                    faults.append(f"{source.at(each.line)}: {', '.join(sorted(names)) or each.module} of {each.module}")
+            elif library.startswith("gw_") and library != source.module.partition(".")[0]:
+                faults.append(f"{source.at(each.line)}: {each.module} of another plugin")
     assert not faults, at(
         faults,
         "a plugin lives on gw.__all__ and gw.testing.__all__, as anyone's does. Use those names, share through a Key, "
@@ -261,6 +260,11 @@ def test_gw_serves_without_any_extra():
     code = f"import sys\n{blocked}from gw.http.engines import choose\nfrom gw.gateway import Gateway\n"
     # find_spec of a blocked module raises; what counts is that the pure engine needs none of them.
     assert run(f"{code}print(choose('pure').name)").strip() == "h11"
+
+
+def test_a_name_that_gw_does_not_have_is_refused_with_where_to_look():
+    with pytest.raises(AttributeError, match=r"module 'gw' has no attribute 'Filtre'; its names are in gw.__all__"):
+        _ = gw.Filtre
 
 
 def test_the_public_names_are_there_and_typed():

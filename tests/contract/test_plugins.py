@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -119,15 +120,14 @@ def test_unknown_keys_are_errors_and_values_do_not_change(folder: Path):
 def test_the_readme_names_every_setting(folder: Path):
     text = (folder / "README.md").read_text(encoding="utf-8")
     own = set(Section.model_fields)
-    faults = sorted(
-        {
-            field.alias or name
-            for section in sections(folder)
-            for model in models(section)
-            for name, field in model.model_fields.items()
-            if name not in own and f"`{field.alias or name}`" not in text and f"{field.alias or name}:" not in text
-        }
-    )
+    keys = {
+        field.alias or name
+        for section in sections(folder)
+        for model in models(section)
+        for name, field in model.model_fields.items()
+        if name not in own
+    }
+    faults = sorted(key for key in keys if not re.search(rf"[`.]{key}[`.]|\b{key}:", text))
     assert not faults, at(faults, f"plugins/{folder.name}/README.md does not say what these settings do:")
 
 

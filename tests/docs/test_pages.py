@@ -45,6 +45,10 @@ def test_every_filter_hook_is_shown_with_its_signature(hook):
     assert signature in text_of("writing-a-plugin.md"), f"docs/writing-a-plugin.md must say: {signature}"
 
 
+def test_the_hooks_that_are_compiled_are_those_of_a_filter():
+    assert {name for name in vars(filters.Filter) if name.startswith("on_")} == set(HOOKS)
+
+
 PLUGIN_HOOKS = {name: signature for name, signature in signatures(hookspecs).items() if name.startswith("gw_")}
 
 

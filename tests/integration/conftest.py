@@ -13,16 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # lets the tests import the two modules beside them
 
 from started import Started, start_echo, start_gateway
-from wire import Recorder
 
 VARIANTS = [("native", "uvloop"), ("pure", "asyncio"), ("native", "trio")]
 """Each engine and each loop at least once. That every engine runs on every loop is for the unit tests to show."""
-
-
-@pytest.fixture
-def anyio_backend():
-    """Only the process under test has an event loop: the tests here wait for it in plain threads."""
-    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -51,13 +44,6 @@ def echo():
     """The echo upstream: one for all, since it keeps nothing."""
     with contextlib.closing(start_echo()) as started:
         yield started
-
-
-@pytest.fixture
-def recorder():
-    """An upstream that answers 200 to everything, and remembers every byte it was sent."""
-    with contextlib.closing(Recorder()) as made:
-        yield made
 
 
 @pytest.fixture

@@ -99,12 +99,7 @@ class Started:
 
     def files(self) -> int:
         """Return how many descriptors it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
-
-    def resident(self) -> int:
-        """Return the bytes of memory it occupies (VmRSS)."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+([0-9]+) kB", status)[1]) * 1024
+        return len([*Path(f"/proc/{self.pid}/fd").iterdir()])
 
     def end(self) -> int:
         """Ask it to stop; return its exit code."""

@@ -13,7 +13,15 @@ def curl(peer, gateway):
 
     def run(path, *arguments, **streams):
         done = subprocess.run(
-            [program, "--silent", "--show-error", "--max-time", "20", *arguments, f"http://127.0.0.1:{gateway.port}{path}"],
+            [
+                program,
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "20",
+                *arguments,
+                f"http://127.0.0.1:{gateway.port}{path}",
+            ],
             capture_output=True,
             check=False,
             timeout=30,
@@ -53,7 +61,9 @@ def test_a_post_arrives_with_its_body_and_length(curl):
 
 def test_an_upload_that_expects_continue_is_asked_for_by_the_upstream(curl, tmp_path):
     (tmp_path / "file").write_bytes(b"0123456789abcdef" * 131072)
-    output = curl("/upload", "-T", tmp_path / "file", "-H", "Expect: 100-continue", "--expect100-timeout", "15", "-v", "-i")
+    output = curl(
+        "/upload", "-T", tmp_path / "file", "-H", "Expect: 100-continue", "--expect100-timeout", "15", "-v", "-i"
+    )
     interim, final, body = output.split(b"\r\n\r\n", 2)
     assert interim == b"HTTP/1.1 100 Continue"
     assert final.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -128,7 +138,9 @@ def test_a_path_with_two_readings_is_refused(curl, sent):
 
 
 def test_an_absolute_target_is_forwarded_by_its_path_and_host(curl, gateway):
-    output = curl("", "--proxy", f"http://127.0.0.1:{gateway.port}", "http://example.test/there?x=y", "-o", "/dev/stdout")
+    output = curl(
+        "", "--proxy", f"http://127.0.0.1:{gateway.port}", "http://example.test/there?x=y", "-o", "/dev/stdout"
+    )
     request = echoed(output[: output.index(b"\n")])
     assert request["path"] == "/there?x=y"
     assert request["headers"]["x-forwarded-host"] == ["example.test"]

@@ -178,13 +178,26 @@ BAD_BODIES = {
 }
 
 
+@contextlib.contextmanager
+def gateway_and_recorder(variant, folder):
+    with contextlib.ExitStack() as stack:
+        recorder = stack.enter_context(contextlib.closing(Recorder()))
+        started = stack.enter_context(contextlib.closing(start_gateway(to(recorder) | variant, folder=folder)))
+        yield started.port, recorder
+
+
 @pytest.fixture(scope="module")
 def pair(variant, tmp_path_factory):
-    """A gateway and the recorder behind it."""
-    with contextlib.closing(Recorder()) as recorder:
-        started = start_gateway(to(recorder) | variant, folder=tmp_path_factory.mktemp("garbage"))
-        with contextlib.closing(started):
-            yield started.port, recorder
+    """A gateway and the recorder behind it, for tests whose requests reach it whole or not at all."""
+    with gateway_and_recorder(variant, tmp_path_factory.mktemp("garbage")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def torn_pair(variant, tmp_path_factory):
+    """Another pair, for requests that may reach it in part: the recorder may hear of those when a test is over."""
+    with gateway_and_recorder(variant, tmp_path_factory.mktemp("torn")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -215,21 +228,24 @@ def test_what_came_before_it_is_answered_first(port, recorder, name):
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
-def test_a_chunked_body_that_is_wrong_is_refused_and_never_completed(port, recorder, name):
+def test_a_chunked_body_that_is_wrong_is_refused_and_never_completed(torn_pair, name):
+    port, recorder = torn_pair
     received = ask(port, CHUNKED + BAD_BODIES[name] + SMUGGLED)
     assert statuses(received) == [400], received
-    assert all(line == b"POST / HTTP/1.1" for line in recorder.lines)  # its head may have gone out already
-    assert not any(request.endswith(b"0\r\n\r\n") for request in recorder.requests)
+    # Its head may have gone out already.
+    assert not any(request.endswith(b"0\r\n\r\n") or b"smuggled" in request for request in recorder.requests)
 
 
 @pytest.mark.parametrize("name", ["a size of letters", "a size that is too small", "bare LF after the data"])
-def test_a_body_that_turns_bad_on_the_way_ends_the_upstream_connection(port, recorder, name):
+def test_a_body_that_turns_bad_on_the_way_ends_the_upstream_connection(torn_pair, name):
+    port, recorder = torn_pair
     received = ask(port, CHUNKED, b"3\r\nabc\r\n", BAD_BODIES[name], SMUGGLED)
     assert statuses(received) == [400], received
     assert not any(request.endswith(b"0\r\n\r\n") or b"smuggled" in request for request in recorder.requests)
 
 
-def test_a_request_that_is_cut_at_any_byte_reaches_nobody_whole(port, recorder):
+def test_a_request_that_is_cut_at_any_byte_reaches_nobody_whole(torn_pair):
+    port, recorder = torn_pair
     request = b"POST /cut HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
     for end in range(len(request)):
         with connect(port) as connection:
@@ -239,7 +255,8 @@ def test_a_request_that_is_cut_at_any_byte_reaches_nobody_whole(port, recorder):
     assert not any(each.endswith(b"body") for each in recorder.requests)
 
 
-def test_a_chunked_request_that_is_cut_at_any_byte_is_never_completed(port, recorder):
+def test_a_chunked_request_that_is_cut_at_any_byte_is_never_completed(torn_pair):
+    port, recorder = torn_pair
     body = b"4;a=b\r\nbody\r\n0\r\nX: y\r\n\r\n"
     for end in range(len(body)):
         with connect(port) as connection:

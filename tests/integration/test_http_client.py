@@ -108,7 +108,11 @@ def test_an_upload_of_16_mib_that_is_answered_early_shows_the_answer_every_time(
 
     def run(number):
         with socket.create_connection(("127.0.0.1", started.port), timeout=PATIENCE) as connection:
-            head = b"POST /%d HTTP/1.1\r\nHost: a\r\nX-Id: %d\r\nContent-Length: %d\r\n\r\n" % (number, number, len(body))
+            head = b"POST /%d HTTP/1.1\r\nHost: a\r\nX-Id: %d\r\nContent-Length: %d\r\n\r\n" % (
+                number,
+                number,
+                len(body),
+            )
             sending = threading.Thread(target=_send, args=(connection, head, body))
             sending.start()
             answer = read_until(connection, b"too large")

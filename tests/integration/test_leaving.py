@@ -153,6 +153,18 @@ def test_what_is_under_way_is_finished_when_the_gateway_is_told_to_stop(serve, v
     assert started.wait() == 0
 
 
+def test_what_takes_longer_than_the_drain_timeout_is_cut_off(serve, variant, echo):
+    started = serve(to(echo) | variant | {"shutdown_drain_timeout_sec": 1})
+    with connect(started.port) as connection:
+        connection.sendall(b"GET /slow?ms=60000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: open_at(echo) == 1, "the request is under way")
+        began = time.monotonic()
+        assert started.end() == 0
+        assert 0.9 < time.monotonic() - began < 5
+        assert read_all(connection) == b""
+    until(lambda: open_at(echo) == 0, "the upstream's side is freed")
+
+
 def test_a_second_signal_stops_it_at_once(serve, variant, echo):
     started = serve(to(echo) | variant)
     with connect(started.port) as connection:

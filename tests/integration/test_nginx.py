@@ -33,7 +33,7 @@ http {
     root @FOLDER@/root;
     server {
         listen 127.0.0.1:@PORT@;
-        location /zipped/ { alias @FOLDER@/root/; gzip on; gzip_types *; gzip_min_length 0; }
+        location /zipped/ { alias @FOLDER@/root/; gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any; }
         location /three/ { alias @FOLDER@/root/; keepalive_requests 3; }
         location /hasty/ { alias @FOLDER@/root/; keepalive_timeout 10ms; }
     }

@@ -2,9 +2,9 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from conftest import to
@@ -48,7 +48,7 @@ def test_host_and_port_on_the_command_line_win_over_the_file(serve, echo):
         ask(started.port, host="127.0.0.1")
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6")
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
 def test_it_listens_on_ipv6_and_tells_the_upstream_so(serve, echo):
     started = serve(to(echo), "-H", "::1")
     _, body = ask(started.port, host="::1")
@@ -61,8 +61,7 @@ def test_a_port_in_use_is_a_failure_that_says_so(failing, loop):
         port = other.getsockname()[1]
         code, said = failing({"bind_port": port, "loop": loop})
     assert code == 1
-    assert "cannot serve: " in said
-    assert f"127.0.0.1:{port}" in said
+    assert said.endswith(f"[critical] cannot serve: cannot listen on 127.0.0.1:{port}: Address already in use\n")
 
 
 def test_a_configuration_that_is_refused_is_a_failure_with_its_position(failing):
@@ -146,7 +145,9 @@ def test_the_last_lines_are_written_before_it_ends(serve, variant, echo, tmp_pat
 
 
 def test_the_access_log_on_standard_output_is_apart_from_the_application_log(serve, echo):
-    started = serve(to(echo) | {"log": {"access": {"enabled": True, "format": "text", "template": "${method} ${status}"}}})
+    started = serve(
+        to(echo) | {"log": {"access": {"enabled": True, "format": "text", "template": "${method} ${status}"}}}
+    )
     ask(started.port)
     started.wait_for(r"(?m)^GET 200$")
 

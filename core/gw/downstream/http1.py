@@ -260,7 +260,7 @@ class Http1Connection:
             if settings.min_body_rate:
                 earned = MIN_RATE_GRACE + ex.bytes_received / settings.min_body_rate - self._waited
                 patience = min(patience or earned, max(earned, 0.001))
-            began = time.monotonic()
+            began = stream.deadlines.now
             stream.reading.after(patience)
             try:
                 self._reader.feed(await stream.receive())
@@ -272,7 +272,7 @@ class Http1Connection:
                 raise BodyTimeout from None
             finally:
                 stream.reading.off()
-            self._waited += time.monotonic() - began
+            self._waited += stream.deadlines.now - began
             if stream.at_eof:
                 self._half_closed()
         return got

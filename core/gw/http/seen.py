@@ -16,21 +16,15 @@ from gw.limits import MAX_SEEN_LINE, MAX_SEEN_LINES
 
 __all__ = ["SeenLines"]
 
-_NOT_LEARNED: Final = frozenset(
-    {
-        b"authentication-info",
-        b"cookie",
-        b"etag",
-        b"location",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"authorization",
-        b"set-cookie",
-        b"www-authenticate",
-        b"x-request-id",
-    }
+_LEARNED: Final = frozenset(
+    b"accept-ranges access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
+    b"access-control-allow-origin access-control-expose-headers access-control-max-age age allow alt-svc cache-control "
+    b"connection content-disposition content-encoding content-language content-length content-security-policy "
+    b"content-type cross-origin-opener-policy cross-origin-resource-policy date expires keep-alive last-modified "
+    b"permissions-policy pragma referrer-policy server strict-transport-security timing-allow-origin "
+    b"transfer-encoding vary via x-content-type-options x-frame-options x-powered-by x-xss-protection".split()
 )
-"""Secrets, which must not outlive their message, and what hardly ever comes twice."""
+"""Names whose values come again and are nobody's secret. Any other line goes to the engine each time, and is forgotten."""
 
 
 class SeenLines:
@@ -59,7 +53,7 @@ class SeenLines:
         seen = self._seen
         for i, line, field in zip(missing, new, fields, strict=True):
             found[i] = field
-            if len(line) <= MAX_SEEN_LINE and field[0] not in _NOT_LEARNED:
+            if len(line) <= MAX_SEEN_LINE and field[0] in _LEARNED:
                 if len(seen) >= MAX_SEEN_LINES:
                     seen.clear()
                 seen[line] = field

@@ -19,18 +19,21 @@ __all__ = ["Listener", "Network"]
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock: socket.socket | None = None
     try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(LISTEN_BACKLOG)
         sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
     return sock
 
 
@@ -82,10 +85,12 @@ class Network:
             await serve(AnyioStream(self.deadlines, connection, self.tasks))
 
         async def accept() -> None:
-            with scope:
-                await listener.serve(handle, self.tasks)
-            with anyio.CancelScope(shield=True):
-                await listener.aclose()
+            try:
+                with scope:
+                    await listener.serve(handle, self.tasks)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await listener.aclose()
 
         self.tasks.start_soon(accept)
         return Listener((host, port), scope.cancel)

@@ -21,9 +21,7 @@ __all__ = ["AnyioStream"]
 class AnyioStream(Stream):
     """A `Stream` over anyio's: a reader task fills it, a writer task empties it."""
 
-    def __init__(
-        self, deadlines: Deadlines, socket: SocketStream, tasks: TaskGroup, *, salvages: bool = False
-    ) -> None:
+    def __init__(self, deadlines: Deadlines, socket: SocketStream, tasks: TaskGroup, *, salvages: bool = False) -> None:
         super().__init__(deadlines)
         self._socket = socket
         self._salvages = salvages

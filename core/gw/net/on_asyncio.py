@@ -160,7 +160,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         if not (self._data or self.at_eof or self.lost or self._error is not None or max_bytes is not None):
             self._reader = reader = self._loop.create_future()
             try:
-                data = await reader
+                data: bytes = await reader
             except BaseException:
                 self._take_back(reader)
                 raise

@@ -82,7 +82,7 @@ class Upstream:
                     return
                 stream.write(answer)
             elif isinstance(event, Malformed):
-                raise AssertionError(f"the gateway sent something malformed: {event.message}")
+                raise AssertionError(f"the gateway sent something malformed: {event.message}")  # noqa: TRY004  # a failed test
             else:
                 body += event
 
@@ -177,9 +177,10 @@ async def in_memory(
         settings["upstreams"] = [
             {"name": "upstream", "host": "192.0.2.1", "port": 80, "proxy": {"route_prefix": "/"}},
         ]
-    scripts = {"192.0.2.1:80": upstream or Upstream(), **(upstreams or {})}
+    scripts = {"192.0.2.1:80": Upstream() if upstream is None else upstream, **(upstreams or {})}
     gateway = Gateway(load(settings, environ={}, plugins=plugins))
     made: list[MemoryNetwork] = []
+    failure: Exception | None = None
 
     def network(tasks: anyio.abc.TaskGroup) -> MemoryNetwork:
         made.append(MemoryNetwork(tasks, scripts))
@@ -195,5 +196,9 @@ async def in_memory(
         await listening.wait()
         try:
             yield InMemory(gateway, made[0])
+        except Exception as error:  # noqa: BLE001  # raised below, where no task group wraps it
+            failure = error
         finally:
             tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -23,6 +23,9 @@ from gw.net.stream import Stream
 __all__ = ["Backlog", "Clock", "MemoryNetwork", "MemoryStream", "pair"]
 
 
+_ONE_READ: Final = 65536
+"""The most that arrives at once."""
+
 _HOPS: Final = 20
 """Turns of the loop that a step in memory takes at most, mostly. Without them `wait_all_tasks_blocked` sleeps 0.1 s."""
 
@@ -68,9 +71,9 @@ class MemoryStream(Stream):
             self._held.clear()
             self._gone()
             return
-        if self._held and not other._read_paused:
-            data = bytes(self._held)
-            self._held.clear()
+        while self._held and not other._read_paused:
+            data = bytes(self._held[:_ONE_READ])
+            del self._held[:_ONE_READ]
             other._received(data)
         if not self._held and self._eof_pending:
             self._eof_pending = False
@@ -177,9 +180,6 @@ class Backlog:
             self._came = anyio.Event()
             await self._came.wait()
         return self._waiting.popleft()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
 
 class MemoryNetwork(Network):

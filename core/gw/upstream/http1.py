@@ -159,7 +159,13 @@ class Http1Upstream:
     async def response(self) -> Response:
         events = self._events
         while not events:
-            await self._read()
+            try:
+                data = await self.stream.receive()
+            except (anyio.EndOfStream, StreamLost, DeadlineExceeded) as error:
+                self._read_failed(error)
+            else:
+                self._got_bytes = True
+                self._reader.feed(data)
         event = events.popleft()
         if event.__class__ is Response:
             response: Response = event  # type: ignore[assignment]
@@ -200,7 +206,10 @@ class Http1Upstream:
                 self._idle = NEVER if self._is_event_stream() else patience.idle or NEVER
             wait = min(self._idle, left)
             stream.reading.after(0 if wait == NEVER else wait)
-            await self._read()
+            try:
+                self._reader.feed(await stream.receive())
+            except (anyio.EndOfStream, StreamLost, DeadlineExceeded) as error:
+                self._read_failed(error)
             stream.reading.off()
         return got
 
@@ -220,20 +229,15 @@ class Http1Upstream:
             response.trailers = event.trailers  # type: ignore[union-attr]
         return True
 
-    async def _read(self) -> None:
-        try:
-            data = await self.stream.receive()
-        except anyio.EndOfStream:
-            if not self._got_bytes:
-                raise Disconnected("the upstream closed before it answered") from None
-            self._reader.feed_eof()
-        except StreamLost:
-            raise (Truncated if self._got_bytes else Disconnected)("the upstream reset the connection") from None
-        except DeadlineExceeded:
+    def _read_failed(self, error: Exception) -> None:
+        """Say what the end of the upstream's bytes means: the end of the response, or a failure, which is raised."""
+        if isinstance(error, DeadlineExceeded):
             raise self._late() from None
-        else:
-            self._got_bytes = True
-            self._reader.feed(data)
+        if not self._got_bytes:
+            raise Disconnected("the upstream closed before it answered") from None
+        if isinstance(error, StreamLost):
+            raise Truncated("the upstream reset the connection") from None
+        self._reader.feed_eof()
 
     def _late(self) -> Failure:
         if self._response is None:
@@ -246,17 +250,12 @@ class Http1Upstream:
 
     def finish(self) -> None:
         response, stream = self._response, self.stream
-        stream.reading.off()
         if (
-            self._request_done
-            and self._response_done
+            self._response_done
+            and self._request_done
             and response is not None
             and response.keep_alive
-            and not stream.lost
-            and not stream.at_eof
-            and not stream.has_data
-            and not self._reader.spare
-            and not self._events
+            and not (stream.lost or stream.at_eof or stream.has_data or self._reader.spare or self._events)
         ):
             self._pool.put_back(self)
         else:

@@ -77,8 +77,7 @@ class Pool:
         self._turn = -1
         self._origins = [Origin(endpoint) for endpoint in self.endpoints]
         self._order = [origin for origin in self._origins for _ in range(origin.endpoint.weight)]
-        self.idle = 0
-        """Connections that wait for a request."""
+        self._idle_count = 0
         self.open = 0
         """Connections that exist or are being opened, idle ones included."""
         self._waiters: deque[_Waiter] = deque()
@@ -94,7 +93,7 @@ class Pool:
         idle = origin.idle
         while idle:
             connection = idle.pop()
-            self.idle -= 1
+            self._idle_count -= 1
             connection.is_idle = False
             # One whose peer closed was evicted when that was seen; bytes that nobody asked for are seen here.
             if not connection.stream.has_data and self._network.deadlines.now < connection.expires:
@@ -145,7 +144,10 @@ class Pool:
             await waiter.event.wait()
         except BaseException:
             if waiter.connection is not None:
-                self._hand_on(waiter.connection)
+                if waiter.connection.is_alive:
+                    self.put_back(waiter.connection)
+                else:
+                    waiter.connection.close()
             elif waiter.has_place:
                 self._free_place()
             raise
@@ -161,11 +163,20 @@ class Pool:
 
     def put_back(self, connection: Http1Upstream) -> None:
         """Take back a connection that can carry another request."""
-        most = self.settings.max_requests
-        if self._closed or (most and connection.served >= most) or self._network.deadlines.now >= connection.expires:
+        settings = self.settings
+        if (
+            self._closed
+            or (settings.max_requests and connection.served >= settings.max_requests)
+            or self._network.deadlines.now >= connection.expires
+        ):
             connection.close()
-        else:
+        elif self._waiters or self._idle_count >= settings.max_idle:
             self._hand_over(connection)
+        else:
+            connection.is_idle = True
+            connection.stream.reading.after(settings.idle_timeout)
+            connection.origin.idle.append(connection)
+            self._idle_count += 1
 
     def forget(self, connection: Http1Upstream) -> None:
         """A connection is closed: its place is free."""
@@ -174,30 +185,19 @@ class Pool:
     def evict(self, connection: Http1Upstream) -> None:
         """Close an idle connection whose peer has gone, or whose time is up."""
         connection.origin.idle.remove(connection)
-        self.idle -= 1
+        self._idle_count -= 1
         connection.is_idle = False
         connection.close()
 
     # --- inside ------------------------------------------------------------------------
 
     def _hand_over(self, connection: Http1Upstream) -> None:
-        """Give *connection* to whoever waits longest, else keep it idle."""
+        """Give *connection* to whoever waits longest; nobody does, and enough are idle: close it."""
         if self._waiters:
             waiter = self._waiters.popleft()
+            connection.stream.reading.off()
             waiter.connection = connection
             waiter.event.set()
-        elif self.idle < self.settings.max_idle:
-            connection.is_idle = True
-            connection.stream.reading.after(self.settings.idle_timeout)
-            connection.origin.idle.append(connection)
-            self.idle += 1
-        else:
-            connection.close()
-
-    def _hand_on(self, connection: Http1Upstream) -> None:
-        """Pass *connection* on, which its waiter left without using it."""
-        if connection.is_alive and not self._closed:
-            self._hand_over(connection)
         else:
             connection.close()
 
@@ -214,7 +214,7 @@ class Pool:
         for origin in self._origins:
             if origin.idle:
                 connection = origin.idle.pop(0)
-                self.idle -= 1
+                self._idle_count -= 1
                 connection.is_idle = False
                 connection.close()
                 return True
@@ -230,12 +230,17 @@ class Pool:
                 self.evict(origin.idle[-1])
 
     @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return self._idle_count
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for a connection."""
         return len(self._waiters)
 
     def __repr__(self) -> str:
-        return f"<Pool {self.name} open {self.open} idle {self.idle} waiting {self.waiting}>"
+        return f"<Pool {self.name} open {self.open} idle {self._idle_count} waiting {self.waiting}>"
 
 
 def _authority(endpoint: Endpoint) -> bytes:

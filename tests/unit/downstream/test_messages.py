@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from gw.testing.gateway import Upstream, in_memory, read_answer
 from gw.testing.memory import Backlog
 
