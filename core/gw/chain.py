@@ -10,9 +10,8 @@ No sockets, no parsing: both peers are the small interfaces below.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeAlias
-from typing import Protocol as Interface
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol as Interface, TypeAlias
 
 import anyio
 
@@ -57,7 +56,7 @@ class Downstream(Source, Interface):
     def reset(self) -> None:
         """Break the response off, so that the client can tell."""
 
-    def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run *run*, which does not raise, beside the exchange; it is cancelled with the connection."""
 
 
@@ -293,11 +292,11 @@ class Chain:
                 verdict = await self._failed(ex, attempt, failure, may_retry)
                 # The attempt keeps its error, and the traceback would keep this frame, which keeps the attempt.
                 failure.__traceback__ = None
-            if verdict.__class__ is not Retry:
-                return verdict  # type: ignore[return-value]
+            if not isinstance(verdict, Retry):
+                return verdict
             ex.response = None
-            if verdict.delay:  # type: ignore[union-attr]
-                await anyio.sleep(verdict.delay)  # type: ignore[union-attr]
+            if verdict.delay:
+                await anyio.sleep(verdict.delay)
 
     async def _failed(self, ex: Exchange, attempt: Attempt, failure: UpstreamFailure, may_retry: bool) -> Reply | Retry:
         for hook in self._on_upstream_error:

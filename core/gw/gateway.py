@@ -11,11 +11,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -76,6 +76,7 @@ class Gateway:
             max_requests=config.max_requests_per_connection,
             write_high=config.http1.streaming.high_water_bytes,
             write_low=config.http1.streaming.low_water_bytes,
+            server=config.server_header.encode("ascii"),
         )
         self.draining = False
         self.connections: set[Http1Connection] = set()
@@ -90,7 +91,6 @@ class Gateway:
         self._current = Current(config.shutdown_drain_timeout_sec)
         self._stop = anyio.Event()
         self._network: Network | None = None
-        self._server_header = (("server", config.server_header),) if config.server_header else ()
 
     # --- for the embedding program -------------------------------------------------
 
@@ -159,7 +159,7 @@ class Gateway:
                 await _NO_FILTERS.run(ex, down, refusal)
                 return
             found = generation.router.find(ex.request)
-            if found.__class__ is tuple:
+            if isinstance(found, tuple):
                 route, ex.params = found
                 ex.route = route.info
                 down.via = route.via
@@ -179,7 +179,7 @@ class Gateway:
             if generation.users == 0 and generation.idle is not None:
                 generation.idle.set()
 
-    def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._network is not None
         self._network.tasks.start_soon(run)
 

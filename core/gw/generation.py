@@ -28,7 +28,7 @@ from gw.http.paths import PathPolicy
 from gw.keys import RouteInfo
 from gw.limits import MAX_HEADER_COUNT, MAX_RESPONSE_HEADER_SIZE, MAX_TRAILER_SIZE
 from gw.net.network import Network
-from gw.patterns import kept_path, parse_prefix, reference_patterns
+from gw.patterns import kept_path, reference_patterns
 from gw.routing import Condition, Match, Router
 from gw.upstream.forward import Forwarding
 from gw.upstream.http1 import Patience
@@ -98,7 +98,9 @@ class PluginContext:
         self._levels: dict[str, tuple[Any, Any, Any]] = {}
         self._gateway = loaded.section(name, "gateway")
 
-    def see(self, route: RouteInfo, upstream: UpstreamConfig | None, config: RouteConfig | None) -> tuple[Any, Any, Any]:
+    def see(
+        self, route: RouteInfo, upstream: UpstreamConfig | None, config: RouteConfig | None
+    ) -> tuple[Any, Any, Any]:
         """Look up and remember the settings at the three levels of *route*."""
         section = self._loaded.section
         levels = (
@@ -124,7 +126,13 @@ class Generation:
     """What a configuration became. Immutable but for the count of its users."""
 
     def __init__(
-        self, number: int, loaded: Loaded, routes: list[Route], unmatched: Chain, pools: dict[str, Pool], stack: AsyncExitStack
+        self,
+        number: int,
+        loaded: Loaded,
+        routes: list[Route],
+        unmatched: Chain,
+        pools: dict[str, Pool],
+        stack: AsyncExitStack,
     ) -> None:
         self.number, self.loaded, self.pools = number, loaded, pools
         self.paths = _path_policy(loaded)
@@ -238,7 +246,11 @@ class _Builder:
         for upstream_name, weight in targets:
             upstream = upstreams[upstream_name]
             proxy = upstream.proxy
-            rewrite = proxy.header_rewrite if route.header_rewrite is None else route.header_rewrite.over(proxy.header_rewrite)
+            rewrite = (
+                proxy.header_rewrite
+                if route.header_rewrite is None
+                else route.header_rewrite.over(proxy.header_rewrite)
+            )
             strips = proxy.strip_prefix if route.strip_prefix is None else route.strip_prefix
             forwarding = self._forwarding(upstream, rewrite, self._strip(match) if strips else None)
             via = forwarding.via

@@ -154,6 +154,8 @@ TESTED_ELSEWHERE = {
     "hookspecs": "declarations; test_plugins calls them, tests/docs holds their signatures",
     "http.h1": "the interface; test_readers holds both engines to it",
     "http.write": "unit/downstream and unit/upstream see its bytes",
+    "net.on_anyio": "unit/net/test_stream holds every driver to one semantics, through net.network",
+    "net.on_asyncio": "as net.on_anyio",
     "keys": "values without behaviour",
     "limits": "numbers; the tests above",
 }

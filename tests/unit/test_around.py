@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from gw import IDENTITY, Body, Exchange, Filter, Identity, Outcome, Reply
 from gw.around import Placed
 from gw.keys import SHADOW

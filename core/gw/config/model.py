@@ -67,7 +67,7 @@ class RequestIdConfig(Settings):
     """The identifier of a request, in logs and on the way to the upstream."""
 
     enabled: bool = True
-    """Whether the upstream and the client are told it."""
+    """Whether the upstream is told it."""
     header: FieldName = "x-request-id"
     """The header that carries it."""
     trust: Literal["trusted", "always", "never"] = "trusted"
@@ -413,7 +413,7 @@ class GatewayConfig(Settings):
     send_timeout_sec: Natural = 60
     """How long a client may take nothing of its response; 0 means no limit."""
     min_send_rate: Natural = 240
-    """Bytes per second that a client must take after 5 s, while there is more for it; 0 means any."""
+    """Bytes per second that a client must take, over each `send_timeout_sec`, while more waits for it; 0 means any."""
     shutdown_drain_timeout_sec: Annotated[int, Field(ge=0, le=300)] = 30
     """How long exchanges may go on after the gateway was told to stop; 0 means not at all."""
     max_requests_per_connection: Natural = 0
@@ -429,7 +429,7 @@ class GatewayConfig(Settings):
     server_header: FieldValue = ""
     """Value of `Server` on the gateway's own answers; empty means none."""
     explain: bool = False
-    """Whether a trusted client that sends `x-gw-explain: 1` is told how its request was decided."""
+    """Whether the access log tells how the requests of trusted clients that send `x-gw-explain: 1` were decided."""
     paths: PathsConfig = PathsConfig()
     """Normalisation of paths."""
     log: LogConfig = LogConfig()

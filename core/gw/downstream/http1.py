@@ -7,14 +7,14 @@ is the connection: whose turn it is, how long it may take, and how it ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol as Interface
+from typing import Any, Protocol as Interface
 
 import anyio
 
 from gw.failures import BadBody, BodyTimeout, BodyTooLarge, ClientGone
-from gw.filters import Exchange, Reply, Request, Response
+from gw.filters import Exchange, Outcome, Reply, Request, Response
 from gw.http.engines import Engine
 from gw.http.h1 import END, End, Malformed, ReaderLimits
 from gw.http.write import interim_head, last_chunk, response_head
@@ -40,6 +40,8 @@ class Http1Settings:
     max_requests: int
     write_high: int
     write_low: int
+    server: bytes = b""
+    """Value of ``Server`` on the gateway's own answers; empty for none."""
 
 
 class Host(Interface):
@@ -52,7 +54,7 @@ class Host(Interface):
     async def handle(self, ex: Exchange, down: Http1Connection, refusal: Reply | None = None) -> None:
         """Carry *ex* to its end, or answer *refusal*. Raises only cancellation."""
 
-    def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run *run* beside."""
 
 
@@ -64,8 +66,8 @@ class Http1Connection:
         "_chunked",
         "_close",
         "_discards",
-        "_ex",
         "_events",
+        "_ex",
         "_host",
         "_in_exchange",
         "_progress",
@@ -158,7 +160,7 @@ class Http1Connection:
             return None
         event = events.popleft()
         if event.__class__ is Request:
-            request: Request = event  # type: ignore[assignment]
+            request: Request = event
             if not request.has_body:
                 events.popleft()  # its end
             return request
@@ -230,7 +232,7 @@ class Http1Connection:
             return None
         event = events.popleft()
         if event.__class__ is bytes:
-            chunk: bytes = event  # type: ignore[assignment]
+            chunk: bytes = event
             ex = self._ex
             assert ex is not None
             ex.bytes_received += len(chunk)
@@ -304,17 +306,15 @@ class Http1Connection:
         has_body = response.has_body and request.method != "HEAD"
         if end and not self._request_done:
             self._skip_queued_body()
-        if (
-            self._host.draining
-            or (end and not self._request_done)
-            or (self._served == self._settings.max_requests)
-        ):
+        if self._host.draining or (end and not self._request_done) or (self._served == self._settings.max_requests):
             self._close = True
         if has_body and response.content_length is None:
             if newer:
                 self._chunked = True
             else:
                 self._close = True
+        if self._settings.server and ex.outcome is Outcome.REPLY:
+            response.headers.raw.append((b"server", self._settings.server))
         parts = response_head(
             response,
             close=self._close,
@@ -378,5 +378,5 @@ class Http1Connection:
         self._response_done = False
         self._stream.reset()
 
-    def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._host.spawn(run)

@@ -79,7 +79,8 @@ _SINGLETONS: Final = {
 
 _KNOWN: Final = frozenset({*_SINGLETONS, b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
-_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
+_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
+"""What Connection may say that names no field to remove; `te` is never passed on as it came, but it is read."""
 
 _NOT_TO_BE_NAMED: Final = frozenset({*_SINGLETONS, b"transfer-encoding"})
 """What Connection must not take away: with it goes the framing, the routing, or who is asking."""

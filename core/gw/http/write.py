@@ -63,9 +63,7 @@ _DATED: Final = HOP_BY_HOP | {b"date"}
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
-def response_head(
-    response: Response, *, close: bool, stays_open: bool, chunked: bool, via: bytes
-) -> list[bytes]:
+def response_head(response: Response, *, close: bool, stays_open: bool, chunked: bool, via: bytes) -> list[bytes]:
     """Return the pieces of a final response's head.
 
     *stays_open* says ``Connection: keep-alive`` to an HTTP/1.0 client. *via* is the value of our own ``Via``

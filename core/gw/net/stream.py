@@ -51,6 +51,7 @@ class Stream(ByteStream):
         "_error",
         "_read_paused",
         "_readable",
+        "_writable",
         "at_eof",
         "deadlines",
         "lost",
@@ -62,7 +63,6 @@ class Stream(ByteStream):
         "reading",
         "send_timeout",
         "unsent_then",
-        "_writable",
         "writing",
     )
 

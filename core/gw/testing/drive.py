@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
@@ -104,8 +105,8 @@ class _Down(_Peer):
         self.played.log.append("down.reset")
         self.played.was_reset = True
 
-    def spawn(self, run: Callable[[], Awaitable[None]]) -> None:
-        self._tasks.start_soon(run)  # type: ignore[arg-type]
+    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.start_soon(run)
 
 
 class _Up(_Peer):

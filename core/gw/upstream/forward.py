@@ -62,7 +62,9 @@ class Forwarding:
             if self.set_x_forwarded_for:
                 out += (b"x-forwarded-for: ", client.peer.encode("ascii"), b"\r\n")
             if self.set_x_forwarded_proto:
-                out.append(b"x-forwarded-proto: https\r\n" if client.scheme == "https" else b"x-forwarded-proto: http\r\n")
+                out.append(
+                    b"x-forwarded-proto: https\r\n" if client.scheme == "https" else b"x-forwarded-proto: http\r\n"
+                )
             if self.set_x_forwarded_host and ex.asked_host:
                 out += (b"x-forwarded-host: ", ex.asked_host.encode("ascii"), b"\r\n")
             if self.set_forwarded:

@@ -168,7 +168,7 @@ class Http1Upstream:
                 self._reader.feed(data)
         event = events.popleft()
         if event.__class__ is Response:
-            response: Response = event  # type: ignore[assignment]
+            response: Response = event
             if response.status >= 200:
                 self._response = response
                 self.stream.reading.when = NEVER
@@ -187,8 +187,8 @@ class Http1Upstream:
         event = events.popleft()
         if event.__class__ is bytes:
             if events and self._take_end():
-                return event, True  # type: ignore[return-value]
-            return event, False  # type: ignore[return-value]
+                return event, True
+            return event, False
         if isinstance(event, End):
             events.appendleft(event)
             self._take_end()

@@ -131,12 +131,7 @@ async def test_the_framing_is_ours(line, fields, body, framing):
     "said",
     [
         "te: gzip, trailers\n",
-        pytest.param(
-            "te: gzip, trailers\nconnection: te\n",
-            marks=pytest.mark.xfail(
-                strict=True, reason="what Connection names is dropped before Forwarding sees it, te included"
-            ),
-        ),
+        "te: gzip, trailers\nconnection: te\n",
     ],
 )
 async def test_te_trailers_is_said_anew(said):
