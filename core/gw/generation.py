@@ -37,6 +37,8 @@ from gw.upstream.target import Leg, RouteTarget
 
 __all__ = ["Current", "Generation", "Route", "RouteRow", "Shared", "build", "describe"]
 
+log = logging.getLogger("gw.generation")
+
 T = TypeVar("T")
 
 UNMATCHED = RouteInfo("gw.unmatched", path="")
@@ -138,6 +140,9 @@ class Generation:
         self.paths = _path_policy(loaded)
         self.router = Router(((r.info.name, r.match, r) for r in routes), self.paths)
         self.routes, self.unmatched = routes, unmatched
+        for loser, winner in self.router.displaced:
+            if loser.partition(" ")[0] != winner.partition(" ")[0]:  # not the bare companion of its own prefix
+                log.warning("route %r gives way to %r for some or all of its requests", loser, winner)
         self.users = 0
         self.idle: anyio.Event | None = None
         self._stack = stack
@@ -419,11 +424,16 @@ class RouteRow:
 
 
 def describe(loaded: Loaded) -> list[RouteRow]:
-    """Compile the routes without opening anything, and say what they are."""
+    """Compile the routes without opening anything, and say what they are.
+
+    Raises `ValueError` for what would keep the gateway from serving them.
+    """
     stack = AsyncExitStack()
     shared = Shared()
     builder = _Builder(loaded, lambda key, make: shared.use(key, make, stack))
-    return [_row(route) for route in builder.routes(None)]
+    routes = list(builder.routes(None))
+    Router(((route.info.name, route.match, route) for route in routes), _path_policy(loaded))
+    return [_row(route) for route in routes]
 
 
 def _row(route: Route) -> RouteRow:

@@ -135,3 +135,13 @@ class TestServing:
             for _ in range(6):
                 await gateway.get("/")
             assert (len(one.asked), len(two.asked)) == (3, 3)
+
+
+def test_routes_that_conflict_are_refused_before_anything_is_opened():
+    settings = {
+        "plugins": [],
+        "upstreams": [{"name": "a", "host": "127.0.0.1"}],
+        "routes": [{"name": n, "match": {"path": "/a"}, "upstream": "a"} for n in "xy"],
+    }
+    with pytest.raises(ValueError, match="routes 'x' and 'y' conflict: both take all methods at /a"):
+        describe(load(settings, environ={}))

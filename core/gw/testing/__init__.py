@@ -2,5 +2,6 @@
 
 from gw.testing.check import check_filter
 from gw.testing.drive import Played, drive
+from gw.testing.gateway import Answer, InMemory, Upstream, in_memory
 
-__all__ = ["Played", "check_filter", "drive"]
+__all__ = ["Answer", "InMemory", "Played", "Upstream", "check_filter", "drive", "in_memory"]
