@@ -30,12 +30,12 @@ http {
     fastcgi_temp_path @FOLDER@/fastcgi;
     uwsgi_temp_path @FOLDER@/uwsgi;
     scgi_temp_path @FOLDER@/scgi;
-    root @FOLDER@/root;
+    root @FOLDER@/served;
     server {
         listen 127.0.0.1:@PORT@;
-        location /zipped/ { alias @FOLDER@/root/; gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any; }
-        location /three/ { alias @FOLDER@/root/; keepalive_requests 3; }
-        location /hasty/ { alias @FOLDER@/root/; keepalive_timeout 10ms; }
+        location /zipped/ { alias @FOLDER@/served/; gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any; }
+        location /three/ { alias @FOLDER@/served/; keepalive_requests 3; }
+        location /hasty/ { alias @FOLDER@/served/; keepalive_timeout 10ms; }
     }
 }
 """
@@ -44,9 +44,9 @@ http {
 class Nginx:
     def __init__(self, program, folder):
         self.port = free_port()
-        (folder / "root").mkdir()
-        (folder / "root" / "file.bin").write_bytes(bytes(range(256)) * (SIZE // 256))
-        (folder / "root" / "small.txt").write_text("small\n" * 10)
+        (folder / "served").mkdir()
+        (folder / "served" / "file.bin").write_bytes(bytes(range(256)) * (SIZE // 256))
+        (folder / "served" / "small.txt").write_text("small\n" * 10)
         configuration = folder / "nginx.conf"
         configuration.write_text(CONFIGURATION.replace("@FOLDER@", str(folder)).replace("@PORT@", str(self.port)))
         self._log = (folder / "log").open("wb")
