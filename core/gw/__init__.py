@@ -1,20 +1,25 @@
 """gw: a small transport core, and filters that do everything else.
 
-The public names, and nothing else. Those of `gw.hookspecs` bring pydantic and pluggy, which take most of a second
-to import on a cold machine: they are fetched when somebody asks for one, so that ``gw version`` does not wait for them.
+The public names, and nothing else. Those of `gw.hookspecs` bring pydantic and pluggy, those of `gw.upstream.control`
+anyio, which take most of a second to import on a cold machine: they are fetched when somebody asks for one, so that
+``gw version`` does not wait for them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gw.figures import Count, Distribution, Family, Figures
 from gw.filters import (
     Attempt,
     Body,
+    Close,
+    Elsewhere,
     Exchange,
     Filter,
     Headers,
     Key,
     Message,
+    Note,
     Order,
     Outcome,
     Reply,
@@ -22,28 +27,43 @@ from gw.filters import (
     Response,
     Retry,
 )
-from gw.keys import IDENTITY, TRACE, Client, Endpoint, Identity, RouteInfo, Trace
+from gw.keys import IDENTITY, TRACE, Certificate, Client, Endpoint, Identity, RetryBudget, RouteInfo, Trace
 from gw.version import API
 
 if TYPE_CHECKING:
-    from gw.hookspecs import Context, LocalRoute, Problem, Section, Sections, hookimpl
+    from gw.hookspecs import Context, LocalRoute, LocalWebSocket, Problem, Section, Sections, hookimpl
+    from gw.upstream.control import Answer, Caller, CallFailed, GrpcAnswer
+    from gw.websocket import WebSocket, WebSocketClosed
 
 __all__ = [
     "API",
     "IDENTITY",
     "TRACE",
+    "Answer",
     "Attempt",
     "Body",
+    "CallFailed",
+    "Caller",
+    "Certificate",
     "Client",
+    "Close",
     "Context",
+    "Count",
+    "Distribution",
+    "Elsewhere",
     "Endpoint",
     "Exchange",
+    "Family",
+    "Figures",
     "Filter",
+    "GrpcAnswer",
     "Headers",
     "Identity",
     "Key",
     "LocalRoute",
+    "LocalWebSocket",
     "Message",
+    "Note",
     "Order",
     "Outcome",
     "Problem",
@@ -51,12 +71,20 @@ __all__ = [
     "Request",
     "Response",
     "Retry",
+    "RetryBudget",
     "RouteInfo",
     "Section",
     "Sections",
     "Trace",
+    "WebSocket",
+    "WebSocketClosed",
     "hookimpl",
 ]
+
+_ELSEWHERE = {
+    **dict.fromkeys(("Answer", "CallFailed", "Caller", "GrpcAnswer"), "gw.upstream.control"),
+    **dict.fromkeys(("WebSocket", "WebSocketClosed"), "gw.websocket"),
+}
 
 if not TYPE_CHECKING:  # a type checker would take it to mean that every name is there
 
@@ -64,7 +92,8 @@ if not TYPE_CHECKING:  # a type checker would take it to mean that every name is
         """Fetch one of the names above that is not here yet; it is, from then on."""
         if name not in __all__:
             raise AttributeError(f"module 'gw' has no attribute {name!r}; its names are in gw.__all__")
-        value = globals()[name] = getattr(import_module("gw.hookspecs"), name)
+        module = _ELSEWHERE.get(name, "gw.hookspecs")
+        value = globals()[name] = getattr(import_module(module), name)
         return value
 
     def __dir__() -> list[str]:

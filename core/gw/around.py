@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, Literal
 
-from gw.filters import Attempt, Body, Exchange, Filter, Key, Message, Reply, Response, Retry
+from gw.filters import Attempt, Body, Elsewhere, Exchange, Filter, Key, Message, Reply, Response, Retry
 from gw.keys import SHADOW
 
 __all__ = ["HOOKS", "Placed", "Shadow", "blame", "explained", "guarded"]
@@ -129,23 +130,25 @@ def explained(placed: Placed, hook: str) -> Any:
     bound = guarded(placed, hook)
     if bound is None:
         return None
-    here = (hook, placed.name, placed.position)
+    name, position = placed.name, placed.position
 
     def plain(ex: Exchange) -> None:
-        before, ex._at = ex._at, here
+        before, ex._at = ex._at, (hook, name, position, monotonic())
         try:
             bound(ex)
         finally:
             ex._at = before
 
     async def recorded(ex: Exchange, *args: Any) -> Any:
-        before, ex._at = ex._at, here
+        before, ex._at = ex._at, (hook, name, position, monotonic())
         try:
             verdict = await bound(ex, *args)
             if isinstance(verdict, Reply):
                 ex.note("reply", verdict.reason)
             elif isinstance(verdict, Retry):
                 ex.note("retry", verdict.reason)
+            elif isinstance(verdict, Elsewhere):
+                ex.note("elsewhere", verdict.upstream)
             elif hook not in _PASS_THROUGH:
                 ex.note("pass")
         except Exception as error:
@@ -174,6 +177,7 @@ class _Double:
         copy.has_body, copy.content_length = request.has_body, request.content_length
         self.ex = Exchange(copy, real.client)
         self.ex.route, self.ex.params, self.ex.request_id = real.route, dict(real.params), real.request_id
+        self.ex.matched_path, self.ex.asked_host = real.matched_path, real.asked_host
         self.ex.started, self.ex.attempts = real.started, real.attempts
         self.over = False
         """It replied, or raised: the real exchange went on, this one did not."""
@@ -240,6 +244,8 @@ class Shadow(Filter):
             self._record(ex, twin, f"reply {verdict.status}", verdict.reason)
         elif isinstance(verdict, Retry):
             self._record(ex, twin, "retry", verdict.reason)
+        elif isinstance(verdict, Elsewhere):
+            self._record(ex, twin, "send to", verdict.upstream)
 
     async def _watch(self, ex: Exchange, hook: str, mode: Body, chunk: bytes, end: bool) -> None:
         twin = self._twin(ex)

@@ -4,91 +4,34 @@ Backpressure needs no callbacks here: each direction reads one chunk, awaits
 every filter, awaits the write, and only then reads again. What is held is one
 chunk a direction, plus what a BUFFER filter was allowed to ask for.
 
-No sockets, no parsing: both peers are the small interfaces below.
+No sockets, no parsing: both peers are the small interfaces of `gw.peers`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol as Interface, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any, Final, TypeAlias
 
 import anyio
 
 from gw.around import Placed, blame, explained, guarded
-from gw.failures import ClientGone, Disconnected, Failure, ResponseTooLarge, UpstreamFailure
-from gw.filters import Attempt, Body, Exchange, Filter, Headers, Outcome, Reply, Response, Retry
-from gw.hookspecs import LocalRoute
-from gw.http.replies import render
-from gw.limits import MAX_ATTEMPTS, MAX_INTERIM_RESPONSES
+from gw.failures import ClientGone, Disconnected, Failure, Overtaken, ResponseTooLarge, Unprocessed, UpstreamFailure
+from gw.filters import Attempt, Body, Elsewhere, Exchange, Filter, Outcome, Reply, Response, Retry
+from gw.hookspecs import LocalRoute, LocalWebSocket
+from gw.http.replies import response_to
+from gw.limits import MAX_ATTEMPTS, MAX_HELD_BODY, MAX_INTERIM_RESPONSES, MAX_OVERTAKEN, MAX_UNPROCESSED
+from gw.peers import Connection, Downstream, Source, Target, Tries
+from gw.upgrade import accept, agreed, ask, own_answer, serve_here, upgrade
 
-__all__ = ["Chain", "ChainError", "Connection", "Downstream", "Target"]
+__all__ = ["Chain", "ChainError"]
 
 log = logging.getLogger("gw.chain")
 
 
 class ChainError(ValueError):
     """The filters of a route cannot stand in the order given."""
-
-
-class Source(Interface):
-    def take(self) -> tuple[bytes, bool] | None:
-        """Return the next chunk and whether it is the last, if it is at hand."""
-
-    async def receive(self) -> tuple[bytes, bool]:
-        """Wait for the next chunk; raises a `Failure`."""
-
-
-class Downstream(Source, Interface):
-    """The client's side of one exchange."""
-
-    async def send_interim(self, response: Response) -> None:
-        """Pass on a 1xx head; not for clients that cannot take it."""
-
-    async def start(self, ex: Exchange, chunk: bytes, end: bool) -> None:
-        """Send the head of ``ex.response`` and the first of its body in one write; raises `ClientGone`."""
-
-    async def send(self, chunk: bytes, end: bool) -> None: ...
-
-    def close_after(self) -> None:
-        """Close the connection after this response, and say so in its head."""
-
-    def reset(self) -> None:
-        """Break the response off, so that the client can tell."""
-
-    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run *run*, which does not raise, beside the exchange; it is cancelled with the connection."""
-
-
-class Connection(Source, Interface):
-    """An upstream's side of one attempt."""
-
-    def start(self, ex: Exchange, chunk: bytes, end: bool) -> None:
-        """Send the request's head and the first of its body in one write, without waiting."""
-
-    async def send(self, chunk: bytes, end: bool) -> None: ...
-
-    async def response(self) -> Response:
-        """Wait for the next head, interim ones included; raises an `UpstreamFailure`, or what `fail` was given."""
-
-    def fail(self, error: Exception | None) -> None:
-        """No more of the request will come: *error* ends the attempt, `None` waits for what the upstream says."""
-
-    def finish(self) -> None:
-        """Return it to its pool if both messages are complete, else close it. Must not wait."""
-
-
-class Target(Interface):
-    """Where a route sends: it knows endpoints and connections."""
-
-    def choose(self, ex: Exchange, attempt: Attempt) -> None:
-        """Set the attempt's upstream and endpoint."""
-
-    def take(self, attempt: Attempt) -> Connection | None:
-        """Return a connection that is at hand."""
-
-    async def connect(self, attempt: Attempt, *, fresh: bool) -> Connection:
-        """Wait for a connection, not a reused one if *fresh*; raises an `UpstreamFailure`."""
 
 
 class _Held:
@@ -116,8 +59,15 @@ class _Answered(Exception):
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 """RFC 9110 section 9.2.2: a proxy must not repeat others by itself."""
 
-_ANSWERS: Final = frozenset({Reply, LocalRoute, type(None)})
+_ANSWERS: Final = frozenset({Reply, LocalRoute, LocalWebSocket, type(None)})
 """Targets that need no upstream."""
+
+_DENIED: Final = "x-proxy-retry-denied"
+"""Tells a client that the failure it sees might have been retried (behaviour 11.4)."""
+
+_PIECES: Final = 64
+_PIECE: Final = 4096
+"""Pieces of a held body, and their least mean size beyond so many; smaller ones are put together."""
 
 BodyRow: TypeAlias = tuple[int, Filter, Callable[..., Awaitable[Any]], bool]
 
@@ -126,11 +76,13 @@ class Chain:
     """The compiled filters of one route. Immutable; shared by all its exchanges."""
 
     __slots__ = (
+        "_always_explains",
         "_explained",
         "_explains",
         "_last",
         "_on_body",
         "_on_complete",
+        "_on_message",
         "_on_request_headers",
         "_on_response_headers",
         "_on_upstream_body",
@@ -144,7 +96,8 @@ class Chain:
         self.placed = tuple(f if isinstance(f, Placed) else Placed(f) for f in filters)
         _check_order([p.filter for p in self.placed])
         self._explained: Chain | None = None
-        self._explains = explain
+        self._always_explains = any(p.filter.explains for p in self.placed)
+        self._explains = explain = explain or self._always_explains
         self._last = len(self.placed) - 1
 
         bind = explained if explain else guarded
@@ -170,28 +123,45 @@ class Chain:
             for i, f, hook in reversed(compiled("on_upstream_body"))
             if f.upstream_body is not Body.NONE
         )
+        self._on_message = tuple(hook for _, _, hook in compiled("on_message"))
         self._on_response_headers = tuple((i, hook) for i, _, hook in reversed(compiled("on_response_headers")))
         self._on_complete = tuple((i, hook) for i, _, hook in reversed(compiled("on_complete")))
 
-    async def run(self, ex: Exchange, down: Downstream, target: Target | LocalRoute | Reply | None) -> None:
+    async def run(
+        self, ex: Exchange, down: Downstream, target: Target | LocalRoute | LocalWebSocket | Reply | None
+    ) -> None:
         """Carry one exchange from its request head to its end. Raises only cancellation.
 
         The filters are asked first; then the *target* is sent to, or is the answer, or makes it. Without one
         an unanswered request is a 404.
         """
-        if ex.notes is not None and not self._explains:
-            if self._explained is None:
-                self._explained = Chain(self.placed, explain=True)
-            await self._explained.run(ex, down, target)
-            return
+        if ex.notes is not None:
+            if not self._explains:
+                if self._explained is None:
+                    self._explained = Chain(self.placed, explain=True)
+                await self._explained.run(ex, down, target)
+                return
+        elif self._always_explains:
+            ex.notes = []
         try:
             try:
                 payload, reply = _EMPTY, None
                 if self._on_request_headers or ex.request.has_body or target.__class__ in _ANSWERS:
                     payload, reply = await self._before(ex, down, target)
                 ex._phase = "request body"
-                if reply is None:
-                    reply = await self._attempts(ex, down, target, payload)  # type: ignore[arg-type]
+                if reply is None and ex.request.upgrade is not None:
+                    reply = ask(ex)
+                if reply is None and target.__class__ is LocalWebSocket:
+                    await self._serve_here(ex, down, target)
+                elif reply is None:
+                    attempt = Attempt(1, "", monotonic())
+                    ex.attempts.append(attempt)
+                    tries = target.choose(ex, attempt)  # type: ignore[union-attr]
+                    if tries is None:
+                        reply = await self._attempts(ex, down, target, payload, attempt, None)  # type: ignore[arg-type]
+                    else:
+                        with tries:
+                            reply = await self._attempts(ex, down, target, payload, attempt, tries)  # type: ignore[arg-type]
                 if reply is not None:
                     await self._answer(ex, down, reply)
             except Exception as error:  # noqa: BLE001  # whatever a filter raises ends here
@@ -209,7 +179,7 @@ class Chain:
                         _report(ex, error)
 
     async def _before(
-        self, ex: Exchange, down: Downstream, target: Target | LocalRoute | Reply | None
+        self, ex: Exchange, down: Downstream, target: Target | LocalRoute | LocalWebSocket | Reply | None
     ) -> tuple[_Payload, Reply | None]:
         """Ask the filters about the head, and get the body ready to be sent. With a reply it ends here."""
         request = ex.request
@@ -224,26 +194,38 @@ class Chain:
                 body, held_at = _Held(await self._hold(ex, down, f, held_at, i, body)), i
         ex._entered = self._last
         if target.__class__ in _ANSWERS:
-            return _EMPTY, await _own_answer(ex, target)  # type: ignore[arg-type]
+            return _EMPTY, await own_answer(ex, target)  # type: ignore[arg-type]
         ex._phase = "request body"
         if not request.has_body:
             return _EMPTY, None
         rows = _live(ex, self._on_body, held_at)
         if any(f.body is Body.STREAM for _, f, _, _ in rows):
             _set_length(request, None)
+        if target.buffers and held_at < 0:  # type: ignore[union-attr]
+            return _Payload(rows, None, await self._collect(ex, down, rows)), None
         first = body.take()
         whole = None
         if first is not None and first[1]:
             whole = await _pass(ex, rows, first[0], True) if rows else first[0]
         return _Payload(rows, first, whole), None
 
+    async def _collect(self, ex: Exchange, down: Downstream, rows: tuple[BodyRow, ...]) -> bytes:
+        """Read all of the body and pass it through the filters, before anything is sent upstream."""
+        await _ask_for_body(ex, down)
+        held, end = bytearray(), False
+        while not end:
+            chunk, end = down.take() or await down.receive()
+            held += await _pass(ex, rows, chunk, end)
+            if len(held) > MAX_HELD_BODY:
+                raise _Answered(Reply(413, reason="gw.body_too_large", close=True))
+        if ex.request.trailers is None:
+            _set_length(ex.request, len(held))
+        return bytes(held)
+
     async def _hold(self, ex: Exchange, down: Downstream, f: Filter, after: int, at: int, body: Source) -> bytes:
         """Collect the body for a BUFFER filter, through the streaming filters before it."""
         request = ex.request
-        if request.expects_continue:  # nobody behind us will be asked before the body is here
-            request.expects_continue = False
-            request.headers.discard("expect")
-            await down.send_interim(Response(100))
+        await _ask_for_body(ex, down)
         rows = tuple(row for row in _live(ex, self._on_body, after) if row[0] < at)
         held, end = bytearray(), False
         ex._phase = "request body"
@@ -259,129 +241,214 @@ class Chain:
         request.trailers = None
         return out
 
-    async def _attempts(self, ex: Exchange, down: Downstream, target: Target, payload: _Payload) -> Reply | None:
-        """Try endpoints until one answer is delivered; return a `Reply` when none was."""
-        number = 0
-        while True:
-            number += 1
-            attempt = Attempt(number)
-            ex.attempts.append(attempt)
-            target.choose(ex, attempt)
-            for hook in self._on_upstream_request:
-                if (reply := await hook(ex, attempt)) is not None:
+    async def _attempts(
+        self, ex: Exchange, down: Downstream, target: Target, payload: _Payload, attempt: Attempt, tries: Tries | None
+    ) -> Reply | None:
+        """Try endpoints, the first with *attempt*, until one answer is delivered; return a `Reply` when none was."""
+        for hook in self._on_upstream_request:
+            if (reply := await hook(ex, attempt)) is not None:
+                if reply.__class__ is not Elsewhere:
                     return reply  # type: ignore[no-any-return]
-            may_retry = payload.whole is not None and number < MAX_ATTEMPTS
-            verdict: Reply | Retry | None
+                target.divert(ex, attempt, reply.upstream)
+        if tries is not None and payload.whole is None:
+            payload.keep_up_to(tries.buffer)
+        fresh, unprocessed = False, 0
+        verdict: Reply | Attempt | None
+        while True:
             try:
-                connection = target.take(attempt)
-                if connection is None:
-                    connection = await target.connect(attempt, fresh=False)
-                try:
-                    verdict = await self._attempt(ex, down, attempt, connection, payload, may_retry)
-                except Disconnected:
-                    # A pooled connection that the upstream closed just as it was picked says nothing about the
-                    # upstream: once, on a connection of its own, whatever the retry policy (RFC 9112 section 9.3.1).
-                    if not attempt.reused or payload.whole is None or ex.request.method not in _IDEMPOTENT:
-                        raise
-                    connection = await target.connect(attempt, fresh=True)
-                    verdict = await self._attempt(ex, down, attempt, connection, payload, may_retry)
+                if tries is None or (limit := tries.limit(ex, attempt)) is None:
+                    verdict = await self._attempt(ex, down, target, attempt, payload, tries, fresh=fresh)
+                else:
+                    with limit:
+                        verdict = await self._attempt(ex, down, target, attempt, payload, tries, fresh=fresh)
             except UpstreamFailure as failure:
-                attempt.error = failure
-                if ex._started:
-                    raise
-                verdict = await self._failed(ex, attempt, failure, may_retry)
                 # The attempt keeps its error, and the traceback would keep this frame, which keeps the attempt.
                 failure.__traceback__ = None
-            if not isinstance(verdict, Retry):
+                # What surely was not processed is sent again whatever its method (RFC 9113 section 8.7).
+                most = MAX_OVERTAKEN if isinstance(failure, Overtaken) else MAX_UNPROCESSED
+                if isinstance(failure, Unprocessed) and not payload.lost and unprocessed < most:
+                    unprocessed += 1
+                    fresh = False
+                    continue
+                # A pooled connection that the upstream closed just as it was picked says nothing about the
+                # upstream: once, on a connection of its own, whatever the retry policy (RFC 9112 section 9.3.1).
+                if not (fresh or payload.lost) and attempt.reused and _is_stale(ex, failure):
+                    fresh = True
+                    continue
+                attempt.error, attempt.ended = failure, monotonic()
+                if ex._started:
+                    raise
+                verdict = await self._failed(ex, target, attempt, failure, payload, tries)
+            if not isinstance(verdict, Attempt):
                 return verdict
-            ex.response = None
-            if verdict.delay:
-                await anyio.sleep(verdict.delay)
+            attempt, fresh = verdict, False
 
-    async def _failed(self, ex: Exchange, attempt: Attempt, failure: UpstreamFailure, may_retry: bool) -> Reply | Retry:
+    async def _failed(
+        self,
+        ex: Exchange,
+        target: Target,
+        attempt: Attempt,
+        failure: UpstreamFailure,
+        payload: _Payload,
+        tries: Tries | None,
+    ) -> Reply | Attempt:
         for hook in self._on_upstream_error:
             verdict: Reply | Retry | None = await hook(ex, attempt, failure)
-            if verdict is not None and (may_retry or not isinstance(verdict, Retry)):
+            if isinstance(verdict, Retry):
+                if not payload.lost and attempt.number < MAX_ATTEMPTS:
+                    return await self._again(ex, target, tries, verdict.delay)
+            elif verdict is not None:
                 return verdict
-        return Reply(failure.status, headers=failure.headers, reason=failure.reason)
+        headers = failure.headers
+        if tries is not None:
+            delay = tries.wants(ex, attempt, failure, payload.lost)
+            if delay is not None:
+                return await self._again(ex, target, tries, delay)
+            if tries.denied:
+                headers = (*headers, (_DENIED, tries.denied))
+        return Reply(failure.status, headers=headers, reason=failure.reason)
+
+    async def _again(self, ex: Exchange, target: Target, tries: Tries | None, delay: float) -> Reply | Attempt:
+        """Get another attempt ready; a `Reply` says why there is none."""
+        if tries is not None and (reply := tries.admit()) is not None:
+            return reply
+        if delay:
+            await target.sleep(delay)
+        attempt = Attempt(len(ex.attempts) + 1, "", monotonic())
+        ex.attempts.append(attempt)
+        target.choose(ex, attempt)
+        for hook in self._on_upstream_request:
+            if (reply := await hook(ex, attempt)) is not None:
+                if reply.__class__ is Elsewhere:
+                    target.divert(ex, attempt, reply.upstream)
+                    continue
+                if tries is not None:
+                    tries.release()
+                return reply  # type: ignore[no-any-return]
+        return attempt
+
+    async def _instead(
+        self, ex: Exchange, target: Target, attempt: Attempt, tries: Tries | None, delay: float
+    ) -> Attempt | None:
+        """Get another attempt ready while the response at hand is kept: it is what is delivered if there is none."""
+        again = await self._again(ex, target, tries, delay)
+        if isinstance(again, Attempt):
+            ex.response = None
+            return again
+        ex.note("kept", again.reason)
+        del ex.attempts[attempt.number :]
+        return None
 
     async def _attempt(
         self,
         ex: Exchange,
         down: Downstream,
+        target: Target,
         attempt: Attempt,
-        connection: Connection,
         payload: _Payload,
-        may_retry: bool,
-    ) -> Reply | Retry | None:
-        """Send the request, relay the response. `None`: it was delivered."""
+        tries: Tries | None,
+        *,
+        fresh: bool,
+    ) -> Reply | Attempt | None:
+        """Send the request, relay the response. `None`: it was delivered; an `Attempt`: that one comes instead."""
+        connection = None if fresh else target.take(attempt)
+        if connection is None:
+            connection = await target.connect(attempt, fresh=fresh)
+            attempt.connected = monotonic()
         upload: _Upload | None = None
         try:
             if payload.whole is not None:  # no body, or all of it here: no second task
                 connection.start(ex, payload.whole, True)
             else:
-                connection.start(ex, b"", False)
+                connection.start(ex, payload.kept(), False)
                 upload = _Upload(ex, down, connection, payload)
                 down.spawn(upload.run)
             response = await connection.response()
             interims = 0
-            while response.status < 200:
+            while response.status < 200 and response.status != 101:
                 interims += 1
                 if interims <= MAX_INTERIM_RESPONSES:
                     await down.send_interim(response)
                 response = await connection.response()
+            agreement = agreed(ex, response) if response.status == 101 else None
+            attempt.answered = monotonic()
             ex.response = attempt.response = response
+            if tries is not None:
+                tries.answered(ex, attempt)
             if self._on_upstream_response:
                 ex._phase, ex._skip = "upstream headers", None
                 for hook in self._on_upstream_response:
                     verdict: Reply | Retry | None = await hook(ex, attempt)
-                    if verdict is not None and (may_retry or not isinstance(verdict, Retry)):
+                    if isinstance(verdict, Retry):
+                        if upload is not None:
+                            await upload.stop()
+                        if not payload.lost and attempt.number < MAX_ATTEMPTS:
+                            another = await self._instead(ex, target, attempt, tries, verdict.delay)
+                            if another is not None:
+                                return another
+                    elif verdict is not None:
                         return verdict
-            if self._on_upstream_body:
-                await self._relay_through_filters(ex, down, connection, response)
+            if tries is not None and response.status in tries.statuses:
+                if upload is not None:
+                    await upload.stop()
+                delay = tries.wants(ex, attempt, None, payload.lost)
+                if delay is not None:
+                    another = await self._instead(ex, target, attempt, tries, delay)
+                    if another is not None:
+                        return another
+                elif tries.denied:
+                    response.headers.set(_DENIED, tries.denied)
+            if agreement is not None:
+                self._before_start(ex)
+                await upgrade(ex, down, connection, agreement, self._on_message, _report)
             else:
-                end = not response.has_body
-                chunk = b""
+                chunk, end = b"", not response.has_body
                 if not end and (first := connection.take()) is not None:
                     chunk, end = first
-                self._before_start(ex)
-                await down.start(ex, chunk, end)
-                while not end:
-                    chunk, end = connection.take() or await connection.receive()
-                    await down.send(chunk, end)
-            ex.outcome = Outcome.UPSTREAM
+                sending = upload is not None and not upload.done.is_set()
+                if not end and (most := target.holds(ex, attempt, sending=sending)):
+                    connection.hold()
+                    chunk, end = await _whole(connection, chunk, most), True
+                    if response.content_length is None and response.trailers is None:
+                        _set_length(response, len(chunk))
+                if self._on_upstream_body:
+                    await self._relay_through_filters(ex, down, connection, response, chunk, end=end)
+                else:
+                    self._before_start(ex)
+                    await down.start(ex, chunk, end)
+                    while not end:
+                        chunk, end = connection.take() or await connection.receive()
+                        await down.send(chunk, end)
+            ex.outcome = ex.outcome or Outcome.UPSTREAM
             return None
         finally:
             if upload is not None:
                 await upload.stop()
             connection.finish()
+            attempt.ended = monotonic()
 
     async def _relay_through_filters(
-        self, ex: Exchange, down: Downstream, connection: Connection, response: Response
+        self, ex: Exchange, down: Downstream, connection: Connection, response: Response, chunk: bytes, *, end: bool
     ) -> None:
+        """Relay a body of which *chunk* was read already."""
+        chunk = bytes(chunk)  # filters get no views: see `Connection`
         rows = _live(ex, self._on_upstream_body, -1)
         if any(f.upstream_body is Body.STREAM for _, f, _, _ in rows):
             _set_length(response, None)
         buffers = [f for _, f, _, _ in rows if f.upstream_body is Body.BUFFER]
-        end = not response.has_body
-        if buffers and not end:
+        if buffers and response.has_body:
             # Each filter must see what the one before it made of the whole; so the whole goes through at once.
             limit = min(f.buffer_limit for f in buffers)
-            held = bytearray()
-            while not end:
-                chunk, end = connection.take() or await connection.receive()
-                held += chunk
-                if len(held) > limit:
-                    raise ResponseTooLarge(f"a filter takes at most {limit} bytes")
-            out = await _pass(ex, rows, bytes(held), True)
+            if not end or len(chunk) > limit:
+                chunk = await _whole(connection, chunk, limit, end=end)
+            out = await _pass(ex, rows, chunk, True)
             _set_length(response, len(out))
             response.trailers = None
             self._before_start(ex)
             await down.start(ex, out, True)
             return
-        chunk = b""
-        if not end and (first := connection.take()) is not None:
-            chunk, end = await _pass(ex, rows, *first), first[1]
+        if response.has_body and (chunk or end):
+            chunk = await _pass(ex, rows, chunk, end)
         self._before_start(ex)
         await down.start(ex, chunk, end)
         while not end:
@@ -389,6 +456,11 @@ class Chain:
             chunk = await _pass(ex, rows, chunk, end)
             if chunk or end:
                 await down.send(chunk, end)
+
+    async def _serve_here(self, ex: Exchange, down: Downstream, target: LocalWebSocket) -> None:
+        agreement = accept(ex, target)
+        self._before_start(ex)
+        await serve_here(ex, down, target, agreement, self._on_message, _report)
 
     def _before_start(self, ex: Exchange) -> None:
         """Show the response to the filters: from here on it is under way."""
@@ -403,7 +475,7 @@ class Chain:
     async def _answer(self, ex: Exchange, down: Downstream, reply: Reply) -> None:
         """Send a reply of our own, seen by the filters that were entered."""
         ex.outcome, ex.reason = Outcome.REPLY, reply.reason
-        ex.response, body = _response_to(ex, reply)
+        ex.response, body = response_to(ex.request, reply, ex.request_id)
         if reply.close:
             down.close_after()
         self._before_start(ex)
@@ -427,7 +499,7 @@ class Chain:
         elif ex._phase == "response headers":
             # The hook that sees every response is the one that failed: it does not see this one.
             ex.outcome, ex.reason, ex._started = Outcome.REPLY, reply.reason, True
-            ex.response, body = _response_to(ex, reply)
+            ex.response, body = response_to(ex.request, reply, ex.request_id)
             await self._try_start(ex, down, body)
         else:
             try:
@@ -446,7 +518,7 @@ class Chain:
 class _Payload:
     """The request body of one exchange, as far as it is known before the first attempt."""
 
-    __slots__ = ("first", "rows", "whole")
+    __slots__ = ("_kept", "_most", "_size", "first", "lost", "rows", "whole")
 
     def __init__(self, rows: tuple[BodyRow, ...], first: tuple[bytes, bool] | None, whole: bytes | None) -> None:
         self.rows = rows
@@ -454,7 +526,37 @@ class _Payload:
         self.first = first
         """A chunk taken already, not yet passed through them."""
         self.whole = whole
-        """All of it, filtered: what makes a second attempt possible. `None` while it is still coming."""
+        """All of it, filtered. `None` while it is still coming."""
+        self.lost = "streaming-source-consumed" if whole is None else ""
+        """Why it cannot be sent again; empty if it can: all of it is here, or what was sent of it was kept."""
+        self._kept: list[bytes] = []
+        self._size = self._most = 0
+
+    def keep_up_to(self, most: int) -> None:
+        """Keep what is sent, as long as it is not more than *most* bytes. Said before any of it is."""
+        if most:
+            self._most, self.lost = most, ""
+
+    def kept(self) -> bytes:
+        return b"".join(self._kept)
+
+    async def next(self, ex: Exchange, down: Downstream) -> tuple[bytes, bool]:
+        """Wait for the next part and pass it through the filters; it is kept before anybody can be cut off."""
+        chunk, end = self.first or down.take() or await down.receive()
+        self.first = None
+        if self.rows:
+            before, self.lost = self.lost, "streaming-source-consumed"  # cut off in a filter, it is in nobody's hands
+            chunk = await _pass(ex, self.rows, chunk, end)
+            self.lost = before
+        if not self.lost:
+            self._size += len(chunk)
+            if self._size > self._most:
+                self._kept, self.lost = [], "streaming-body-on-wire"
+            else:
+                self._kept.append(chunk)
+                if end:
+                    self.whole = self.kept()
+        return chunk, end
 
 
 _EMPTY: Final = _Payload((), None, b"")
@@ -472,19 +574,14 @@ class _Upload:
         self.done = anyio.Event()
 
     async def run(self) -> None:
-        ex, down, connection, rows = self.ex, self.down, self.connection, self.payload.rows
-        chunk, end = self.payload.first or (b"", False)
+        ex, down, connection, payload = self.ex, self.down, self.connection, self.payload
+        end = False
         try:
             with self.scope:
-                while True:
+                while not end:
+                    chunk, end = await payload.next(ex, down)
                     if chunk or end:
-                        if rows:
-                            chunk = await _pass(ex, rows, chunk, end)
-                        if chunk or end:
-                            await connection.send(chunk, end)
-                    if end:
-                        break
-                    chunk, end = down.take() or await down.receive()
+                        await connection.send(chunk, end)
         except Disconnected:
             connection.fail(None)  # the upstream may have answered before it stopped listening
         except Exception as error:  # noqa: BLE001  # raised again where the response is awaited
@@ -500,6 +597,15 @@ class _Upload:
                 await self.done.wait()
 
 
+async def _ask_for_body(ex: Exchange, down: Downstream) -> None:
+    """Tell a client that waits to be told: nobody behind us will be asked before the body is here."""
+    request = ex.request
+    if request.expects_continue:
+        request.expects_continue = False
+        request.headers.discard("expect")
+        await down.send_interim(Response(100))
+
+
 async def _pass(ex: Exchange, rows: tuple[BodyRow, ...], chunk: bytes, end: bool) -> bytes:
     for _, _, hook, changes in rows:
         if not chunk and not end:
@@ -512,10 +618,23 @@ async def _pass(ex: Exchange, rows: tuple[BodyRow, ...], chunk: bytes, end: bool
     return chunk
 
 
-async def _own_answer(ex: Exchange, target: LocalRoute | Reply | None) -> Reply:
-    if isinstance(target, LocalRoute):
-        return await target.handler(ex)
-    return Reply(404, reason="gw.no_upstream") if target is None else target
+async def _whole(connection: Connection, chunk: bytes, most: int, *, end: bool = False) -> bytes:
+    """Return all of a response's body, of which *chunk* was read already; raises `ResponseTooLarge`."""
+    held, size = [chunk], len(chunk)  # joined once: 100 KiB cost 1 us so, and 90 us by way of a bytearray
+    while size <= most and not end:
+        chunk, end = connection.take() or await connection.receive()
+        held.append(chunk)
+        size += len(chunk)
+        if len(held) > _PIECES + size // _PIECE:  # what trickles must not cost more memory than it has bytes
+            held = [b"".join(held)]
+    if size > most:
+        raise ResponseTooLarge(f"at most {most} bytes of a response may be held")
+    return b"".join(held)
+
+
+def _is_stale(ex: Exchange, failure: UpstreamFailure) -> bool:
+    stale = isinstance(failure, Disconnected) and not isinstance(failure, Unprocessed)
+    return stale and not ex._started and ex.request.method in _IDEMPOTENT
 
 
 def _live(ex: Exchange, rows: tuple[BodyRow, ...], after: int) -> tuple[BodyRow, ...]:
@@ -532,21 +651,6 @@ def _set_length(message: Any, length: int | None) -> None:
     if length is not None:
         raw.append((b"content-length", b"%d" % length))
     message.content_length = length
-
-
-def _response_to(ex: Exchange, reply: Reply) -> tuple[Response, bytes]:
-    request = ex.request
-    headers = Headers()
-    for name, value in reply.headers:
-        headers.add(name, value)
-    body = reply.body
-    if body is None:
-        body, content_type = render(reply, request.headers.get("accept"), ex.request_id)
-        headers.raw.append((b"content-type", content_type))
-    response = Response(reply.status, headers, has_body=reply.status not in (204, 304))
-    if response.has_body:
-        _set_length(response, len(body))
-    return response, body if response.has_body else b""
 
 
 def _report(ex: Exchange, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AttemptsTimeout",
     "BadBody",
     "BadResponse",
     "BodyTimeout",
@@ -16,15 +17,26 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "Disconnected",
+    "ExchangeTimeout",
     "Failure",
+    "HandshakeFailed",
+    "Http11Required",
+    "MaybeProcessed",
+    "NoWebSocket",
+    "NotHttp2",
+    "PerTryTimeout",
+    "QueueDrained",
     "QueueFull",
     "QueueTimeout",
+    "ResolveFailed",
+    "ResolveTimeout",
     "ResponseIdle",
     "ResponseTimeout",
     "ResponseTooLarge",
     "ResponseTooLong",
     "SendStalled",
     "Truncated",
+    "Unprocessed",
     "UpstreamFailure",
 ]
 
@@ -79,16 +91,47 @@ class UpstreamFailure(Failure):
 
     status = 502
     reason = "gw.upstream_error"
+    condition: ClassVar[str] = ""
+    """What a retry policy calls it; empty for what is never retried (behaviour 11.5)."""
 
 
 class ConnectFailed(UpstreamFailure):
     """Refused, unreachable, or the name does not resolve."""
 
     reason = "gw.connect_failure"
+    condition = "connect-failure"
+
+
+class HandshakeFailed(ConnectFailed):
+    """TLS could not be agreed on, or the certificate is not the upstream's."""
+
+    reason = "gw.upstream_tls"
 
 
 class ConnectTimeout(UpstreamFailure):
     reason = "gw.connect_timeout"
+    condition = "connect-failure"
+
+
+class QueueDrained(UpstreamFailure):
+    """Whoever waited for a connection was sent away: somebody found that there is no point in waiting."""
+
+    status = 503
+    reason = "gw.pool_drained"
+
+
+class ResolveFailed(UpstreamFailure):
+    """None of the upstream's names has an address."""
+
+    reason = "gw.resolve_failure"
+    condition = "connect-failure"
+
+
+class ResolveTimeout(UpstreamFailure):
+    """The last time that they were looked up, no answer came in time."""
+
+    reason = "gw.resolve_timeout"
+    condition = "connect-failure"
 
 
 class QueueFull(UpstreamFailure):
@@ -109,6 +152,44 @@ class Disconnected(UpstreamFailure):
     """The connection ended before a response head."""
 
     reason = "gw.upstream_disconnect"
+    condition = "disconnect"
+
+
+class Unprocessed(Disconnected):
+    """The upstream has surely done nothing about the request: it may be sent again whatever its method (RFC 9113 section 8.7)."""
+
+    reason = "gw.upstream_unprocessed"
+    condition = "connect-failure"
+
+
+class Overtaken(Unprocessed):
+    """As that, by an upstream that ended the connection and did answer others on it: nginx does so after so many requests."""
+
+
+class MaybeProcessed(UpstreamFailure):
+    """The upstream was given up before it answered: its time after a GOAWAY was over, or it answered no PING."""
+
+    reason = "gw.upstream_maybe_processed"
+    condition = "disconnect"
+
+
+class Http11Required(UpstreamFailure):
+    """The upstream answers this request in HTTP/1.1 only."""
+
+    reason = "gw.upstream_http11_required"
+
+
+class NoWebSocket(UpstreamFailure):
+    """A WebSocket was asked for, and the connection to the upstream cannot carry one."""
+
+    reason = "gw.upstream_websocket"
+
+
+class NotHttp2(UpstreamFailure):
+    """HTTP/2 is all that may be spoken, and the upstream did not choose it."""
+
+    reason = "gw.upstream_alpn"
+    headers = (("x-h2-limitation", "alpn-not-h2"),)
 
 
 class Truncated(UpstreamFailure):
@@ -128,11 +209,28 @@ class SendStalled(UpstreamFailure):
 
     status = 504
     reason = "gw.upstream_send_stalled"
+    condition = "timeout"
 
 
 class ResponseTimeout(UpstreamFailure):
     status = 504
     reason = "gw.upstream_timeout"
+    condition = "timeout"
+
+
+class PerTryTimeout(UpstreamFailure):
+    """One attempt took longer than a retry policy gives it."""
+
+    status = 504
+    reason = "gw.per_try_timeout"
+    condition = "timeout"
+
+
+class AttemptsTimeout(UpstreamFailure):
+    """All attempts together took longer than a retry policy gives them."""
+
+    status = 504
+    reason = "gw.attempts_timeout"
 
 
 class ResponseIdle(UpstreamFailure):
@@ -153,3 +251,10 @@ class ResponseTooLarge(UpstreamFailure):
     """A response that a filter wants whole is larger than may be held."""
 
     reason = "gw.response_too_large"
+
+
+class ExchangeTimeout(Failure):
+    """The whole exchange took longer than its route allows, or than the client said it would wait."""
+
+    status = 504
+    reason = "gw.exchange_timeout"

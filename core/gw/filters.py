@@ -10,8 +10,9 @@ Nothing in this file does I/O, parses, or knows a protocol version.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, overload
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Attempt",
     "Body",
+    "Close",
+    "Elsewhere",
     "Exchange",
     "Filter",
     "Headers",
@@ -85,6 +88,9 @@ _NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 _UNSAFE: Final = frozenset("\r\n\0")
 
 
+_new: Final = object.__new__
+
+
 def _name(name: str) -> bytes:
     return name.lower().encode("ascii")
 
@@ -93,7 +99,7 @@ def _field(name: str, value: str) -> tuple[bytes, bytes]:
     key = _name(name)
     if key in FRAMING:
         raise ValueError(f"{name}: framing belongs to the core; change the body in on_body or on_upstream_body")
-    if not _UNSAFE.isdisjoint(value):
+    if not (value.isprintable() or _UNSAFE.isdisjoint(value)):  # the first is quick, and true of nearly all
         raise ValueError(f"{name}: a field value cannot contain CR, LF or NUL")
     try:
         return key, value.encode("latin-1")
@@ -136,6 +142,13 @@ class Headers:
         key = _name(name)
         return [v.decode("latin-1") for n, v in self.raw if n == key]
 
+    def find(self, name: bytes) -> bytes | None:
+        """Return the first value of *name*, in lower-case bytes, as it came: for what is only compared or hashed."""
+        for n, v in self.raw:
+            if n == name:
+                return v
+        return None
+
     def set(self, name: str, value: str) -> None:
         """Replace every line of *name* by one, at the place of the first."""
         line = _field(name, value)
@@ -150,6 +163,15 @@ class Headers:
         """Append a line, whatever is there already."""
         self.raw.append(_field(name, value))
 
+    def setdefault(self, name: str, value: str) -> None:
+        """Append a line, unless there is one of that name."""
+        line = _field(name, value)
+        key = line[0]
+        for n, _ in self.raw:
+            if n == key:
+                return
+        self.raw.append(line)
+
     def discard(self, name: str) -> None:
         """Remove every line of *name*, if there is one."""
         key = _name(name)
@@ -159,6 +181,18 @@ class Headers:
         for i in range(len(raw) - 1, -1, -1):
             if raw[i][0] == key:
                 del raw[i]
+
+    def extend(self, lines: Headers) -> None:
+        """Append every line of *lines*, which were checked when they were put there: for what is sent again and again."""
+        self.raw += lines.raw
+
+    def discard_all(self, names: frozenset[bytes]) -> None:
+        """Remove every line whose name is among *names*, prepared at load as lower-case bytes; framing stays."""
+        raw = self.raw
+        for name, _ in raw:
+            if name in names:
+                raw[:] = [line for line in raw if line[0] not in names or line[0] in FRAMING]
+                return
 
     def copy(self) -> Headers:
         return Headers(self.raw.copy())
@@ -235,6 +269,28 @@ class Request:
         self.named_hops: frozenset[bytes] | None = None
         """Fields that ``Connection`` names, lower-case: they go no further (RFC 9110 section 7.6.1)."""
 
+    def _again(self, method: str, target: str, headers: Headers) -> Request:
+        """Return one that says the same, but for what is given, and that nobody has touched."""
+        # Not by way of __init__: it would set most of them twice, and this runs for most requests.
+        request: Request = _new(Request)
+        request.method = method
+        request.target = target
+        request.headers = headers
+        request.version = self.version
+        request.scheme = self.scheme
+        request.host = self.host
+        request.path, request.query = target, None
+        if "?" in target:
+            request.path, _, request.query = target.partition("?")
+        request.has_body = self.has_body
+        request.content_length = self.content_length
+        request.trailers = None
+        request.keep_alive = self.keep_alive
+        request.expects_continue = self.expects_continue
+        request.upgrade = self.upgrade
+        request.named_hops = self.named_hops
+        return request
+
     @property
     def path_and_query(self) -> str:
         return self.path if self.query is None else f"{self.path}?{self.query}"
@@ -274,6 +330,21 @@ class Response:
         self.upgrade: str | None = None
         self.named_hops: frozenset[bytes] | None = None
 
+    def _again(self, headers: Headers) -> Response:
+        """Return one that says the same, with *headers*, and that nobody has touched."""
+        response: Response = _new(Response)
+        response.status = self.status
+        response.headers = headers
+        response.version = self.version
+        response.reason = self.reason
+        response.has_body = self.has_body
+        response.content_length = self.content_length
+        response.trailers = None
+        response.keep_alive = self.keep_alive
+        response.upgrade = self.upgrade
+        response.named_hops = self.named_hops
+        return response
+
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
 
@@ -311,12 +382,38 @@ class Retry:
     reason: str = "gw.retry"
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Returned from `Filter.on_upstream_request`: send this attempt to *upstream*, whatever the route says.
+
+    It must be among those that the plugin's ``gw_upstreams`` named for the route. The filters that follow see the attempt
+    as it is then, and retries stay there.
+    """
+
+    upstream: str
+
+
 class Attempt:
     """One try at one endpoint."""
 
-    __slots__ = ("_place", "endpoint", "error", "number", "response", "reused", "sent", "upstream")
+    __slots__ = (
+        "_place",
+        "_tunnel",
+        "answered",
+        "connected",
+        "ended",
+        "endpoint",
+        "error",
+        "guard",
+        "number",
+        "response",
+        "reused",
+        "sent",
+        "started",
+        "upstream",
+    )
 
-    def __init__(self, number: int, upstream: str = "") -> None:
+    def __init__(self, number: int, upstream: str = "", started: float = 0.0) -> None:
         self.number = number
         """1 for the first."""
         self.upstream = upstream
@@ -324,11 +421,23 @@ class Attempt:
         self.endpoint: Endpoint | None = None
         self.response: Response | None = None
         self.error: Exception | None = None
+        self.guard: object | None = None
+        """Set by a filter before a connection is asked for: `Context.drain` sends away who waits under this object."""
         self.reused = False
         """Whether a pooled connection carried it."""
         self.sent = False
         """Whether any byte of the request was written."""
+        self.started = started
+        """`time.monotonic` when it began, before a connection was asked for."""
+        self.connected = 0.0
+        """The same when a connection had been waited for; 0.0 when one was at hand, or never came."""
+        self.answered = 0.0
+        """The same when the final response head was read; 0.0 when none was."""
+        self.ended = 0.0
+        """The same when it was over, its body included; 0.0 until then."""
         self._place: Any = None
+        self._tunnel = False
+        """Whether it asks for a WebSocket."""
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number} {self.upstream} {self.endpoint}>"
@@ -339,6 +448,15 @@ class Message:
     """One whole WebSocket message (RFC 6455): text is `str`, binary is `bytes`."""
 
     data: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The end of a WebSocket, as one side tells it the other (RFC 6455 section 7.4). Returned from `Filter.on_message`, it ends both."""
+
+    code: int = 1000
+    reason: str = ""
+    """Cut to 123 bytes of UTF-8 when it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +471,10 @@ class Note:
     reason: str = ""
     position: str = ""
     """Where the setting stands, as ``file:line:column``."""
+    at: float = field(default=0.0, compare=False)
+    """`time.monotonic` when it was recorded."""
+    took: float = field(default=0.0, compare=False)
+    """Seconds since the hook began."""
 
 
 class Exchange:
@@ -362,9 +484,11 @@ class Exchange:
         "_at",
         "_entered",
         "_phase",
+        "_push",
         "_skip",
         "_started",
         "_state",
+        "_terms",
         "asked_host",
         "attempts",
         "bytes_received",
@@ -411,7 +535,10 @@ class Exchange:
         self._entered = 1 << 30
         """The last filter whose request hook was reached; all of them, where none has one."""
         self._started = False
-        self._at: tuple[str, str, str] = ("", "gw", "")
+        self._push: Callable[[str, Headers], bool] | None = None
+        self._terms: Any = None
+        """On which it may become a WebSocket."""
+        self._at: tuple[str, str, str, float] = ("", "gw", "", 0.0)
 
     def __getitem__(self, key: Key[T]) -> T:
         if self._state is None:
@@ -425,6 +552,15 @@ class Exchange:
 
     def get(self, key: Key[T], default: D) -> T | D:
         return default if self._state is None else self._state.get(key, default)
+
+    def push(self, path: str, headers: Headers | None = None) -> bool:
+        """Promise the client the response to a GET of *path*, query included, on the same host, and start on it.
+
+        The pushed request is an exchange of its own, through the route that takes it. Returns whether the promise was
+        made: not over HTTP/1.1, not unless `http2.enable_push` is set and the client takes pushes, and not once this
+        response has been sent to its end (RFC 9113 section 8.4, behaviour 7.5). A refusal harms nothing.
+        """
+        return self._push is not None and self._push(path, headers or Headers())
 
     def skip_body(self, of: Filter) -> None:
         """Drop *of*'s body hook for the message whose headers are being handled.
@@ -440,8 +576,9 @@ class Exchange:
     def note(self, verdict: str, reason: str = "") -> None:
         """Record a verdict, if this exchange is being explained; otherwise do nothing."""
         if self.notes is not None:
-            stage, plugin, position = self._at
-            self.notes.append(Note(stage, plugin, verdict, reason, position))
+            stage, plugin, position, began = self._at
+            now = monotonic()
+            self.notes.append(Note(stage, plugin, verdict, reason, position, now, now - (began or now)))
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request_id} {self.request!r} {self.outcome and self.outcome.value}>"
@@ -470,6 +607,8 @@ class Filter:
     order: ClassVar[Order] = Order()
     body: Body = Body.STREAM
     upstream_body: Body = Body.STREAM
+    explains: bool = False
+    """Explain every exchange of its routes: then `Exchange.notes` has the verdict of each hook, and how long it took."""
     buffer_limit: int = 1 << 20
     """Bytes that a BUFFER body may hold; beyond it 413 for a request, 502 for a response."""
 
@@ -480,7 +619,7 @@ class Filter:
         """Part of the request body; *end* comes exactly once, perhaps with an empty chunk."""
         return chunk
 
-    async def on_upstream_request(self, ex: Exchange, attempt: Attempt) -> Reply | None:
+    async def on_upstream_request(self, ex: Exchange, attempt: Attempt) -> Reply | Elsewhere | None:
         """Run once per attempt: the endpoint is chosen, nothing is sent yet."""
 
     async def on_upstream_response(self, ex: Exchange, attempt: Attempt) -> Reply | Retry | None:
@@ -493,8 +632,8 @@ class Filter:
         """Part of the upstream's response body."""
         return chunk
 
-    async def on_message(self, ex: Exchange, message: Message, from_client: bool) -> Message | None:
-        """Handle a whole WebSocket message; `None` drops it."""
+    async def on_message(self, ex: Exchange, message: Message, from_client: bool) -> Message | Close | None:
+        """Handle a whole WebSocket message; `None` drops it, a `Close` ends the connection on both sides."""
         return message
 
     def on_response_headers(self, ex: Exchange) -> None:

@@ -1,159 +1,436 @@
 """The gateway: listeners, the connections on them, and the generation they are served by.
 
-What an embedding program uses. `run` is what `gw serve` calls.
+What an embedding program uses. Processes, signals and files are the business of `gw.ops`.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
-from importlib.util import find_spec
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final
+from math import inf
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from gw import status
+from gw.asgi import Application, Mount
 from gw.chain import Chain
-from gw.config.errors import ConfigError
+from gw.downstream.asgi import AsgiStream
+from gw.downstream.detect import Undecided
 from gw.downstream.http1 import Http1Connection, Http1Settings
-from gw.filters import Exchange, Reply
-from gw.generation import UNMATCHED, Current, Generation, Shared, build
-from gw.http.engines import Engine, EngineMissing, choose
+from gw.downstream.http2 import Http2Connection, Http2Settings, Http2Stream
+from gw.filters import Exchange, Filter, Reply
+from gw.generation import UNMATCHED, Current, Generation, Proxied, Shared, build
+from gw.hookspecs import LocalRoute, LocalWebSocket
+from gw.http.engines import Engine, choose
 from gw.http.fields import client_address
 from gw.http.framing import drop_named
 from gw.http.h1 import ReaderLimits
+from gw.http.h2 import FloodLimits, SessionSettings
 from gw.http.paths import BadTarget, parse_target
 from gw.keys import Client
-from gw.limits import GC_THRESHOLD, MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
+from gw.limits import CLOSING_GRACE, MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
+from gw.listening import Place, certificate_of, places
+from gw.logs.access_log import AccessLog
+from gw.logs.log_files import LineSink
 from gw.net.network import Listener, Network
 from gw.net.stream import Stream
-from gw.ops import logs
-from gw.ops.access_log import AccessLog
-from gw.ops.log_files import LineSink, LogFileError
+from gw.net.tls import Watch
+from gw.websocket import WebSocket
 
 if TYPE_CHECKING:
     from gw.config.load import Loaded
+    from gw.config.model import GatewayConfig
+    from gw.figures import Figures
 
-__all__ = ["Gateway", "run"]
+__all__ = ["Gateway", "Prepared"]
 
 log = logging.getLogger("gw.gateway")
+
+Down: TypeAlias = Http1Connection | Http2Stream | AsgiStream
+C = TypeVar("C", Http1Connection, Http2Connection)
 
 _NO_FILTERS: Final = Chain(())
 _TOO_MANY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 19\r\n"
     b"retry-after: 1\r\nconnection: close\r\n\r\nService Unavailable"
 )
+_NO_SOCKETS: Final[Mapping[str, socket.socket]] = MappingProxyType({})
+_PROTOCOLS: Final = {Http1Connection: "http1", Http2Connection: "http2"}
 _CONNECT: Final = Reply(501, b"CONNECT is not supported", (("content-type", "text/plain"),), "gw.connect", close=True)
 
 
-class Gateway:
-    """One configuration, served. Nothing about it is global: several may run in one process."""
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A configuration brought to life beside the one that serves. Give it to `Gateway.commit` or `Gateway.discard`."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        config = loaded.config
-        self._loaded = loaded
-        self.engine: Engine = choose(config.engine)
-        self.http1 = Http1Settings(
-            limits=ReaderLimits(
-                config.max_header_size,
-                MAX_HEADER_COUNT,
-                min(config.max_header_size or MAX_TRAILER_SIZE, MAX_TRAILER_SIZE),
-            ),
-            idle_timeout=config.idle_timeout_sec,
-            head_timeout=config.request_timeout_sec,
-            body_timeout=config.body_timeout_sec,
-            min_body_rate=config.min_body_rate,
-            send_timeout=config.send_timeout_sec,
-            min_send_rate=config.min_send_rate,
-            max_body_size=config.max_body_size,
-            max_requests=config.max_requests_per_connection,
-            write_high=config.http1.streaming.high_water_bytes,
-            write_low=config.http1.streaming.low_water_bytes,
-            server=config.server_header.encode("ascii"),
-        )
+    loaded: Loaded
+    engine: Engine
+    generation: Generation
+    access_log: AccessLog | None
+    places: list[Place]
+    sockets: dict[str, socket.socket]
+    """Listening sockets by the names of their listeners: of those that are new, or at another address."""
+
+
+class Gateway:
+    """One configuration after the other, served. Nothing about it is global: several may run in one process."""
+
+    def __init__(self, loaded: Loaded, *, memory: Callable[[str], int] | None = None) -> None:
+        """*memory* gives the descriptor of the memory that a plugin shares under a name with other processes."""
         self.draining = False
-        self.connections: set[Http1Connection] = set()
+        self.connections: set[Http1Connection | Http2Connection | Undecided] = set()
         self.rejected = 0
         """Connections turned away because of `max_connections`."""
-        self.address: tuple[str, int] | None = None
-        """Where it listens, once it does."""
-        self._trusted = config.trusted_proxies
-        self._ids = _RequestIds(config.request_id.header, config.request_id.trust)
-        self._access_log: Callable[[Exchange], None] | None = None
-        self._shared = Shared()
-        self._current = Current(config.shutdown_drain_timeout_sec)
+        self.requests = 0
+        """Exchanges begun since the start."""
+        self.addresses: dict[str, tuple[str, int]] = {}
+        """Where it listens, by the names of the listeners, once it does."""
+        self.places: list[Place] = []
+        self._adopt(loaded, choose(loaded.config.engine))
+        self._log: AccessLog | None = None
+        self._told: Callable[[Exchange], None] | None = None
+        """Told of each exchange that is over; `None` where nobody listens."""
+        self.latencies: status.Latencies | None = None
+        """How long exchanges take, where `admin` is there to show it."""
+        self._shared = Shared(memory)
+        self.websockets = self._shared.websockets
+        """WebSockets that are open, and how many there have been."""
+        self.figures = figures = self._shared.figures
+        """What is counted in it; `gw.figures`."""
+        self._accepted = figures.counter("gw.net.connections.accepted", "{connections}", "Connections accepted").at()
+        self._spoken = figures.counter(
+            "gw.http.connections.accepted", "{connections}", "Connections by what was spoken on them", ("protocol",)
+        )
+        self._refused = figures.counter(
+            "gw.http.requests.refused", "{requests}", "Requests that were answered before any filter", ("reason",)
+        )
+        self._watch_connections()
+        self._current = Current(loaded.config.shutdown_drain_timeout_sec)
         self._stop = anyio.Event()
+        self._draining: anyio.CancelScope | None = None
+        self._at_once = False
         self._network: Network | None = None
+        self._listeners: dict[str, tuple[Listener, socket.socket]] = {}
+        self._outstanding: list[Prepared] = []
+        self._watch: Watch | None = None
+        self._own: list[LocalRoute | LocalWebSocket | Mount | Proxied] = []
+        self._filters: list[Filter] = []
+        self.listens = True
+        """Whether it has listeners of its own; not under somebody else's server."""
+        self.started = 0.0
+        """When it began to serve, by `time.time`."""
+        self.ask_stats: Callable[[], Awaitable[dict[str, Any]]] = self._own_stats
+        """Gives what ``/stats`` says; whoever runs several gateways as one puts the sum here."""
 
     # --- for the embedding program -------------------------------------------------
+
+    def websocket(
+        self, path: str, handler: Callable[[WebSocket], Awaitable[None]], *, subprotocols: tuple[str, ...] = ()
+    ) -> None:
+        """Have WebSockets at *path* end at *handler*, which is awaited once for each. To be called before `serve`.
+
+        Of the subprotocols that a client offers, the first that is among *subprotocols* is chosen.
+        """
+        self._own.append(LocalWebSocket(path, handler, subprotocols))
 
     async def serve(
         self,
         *,
-        sock: socket.socket | None = None,
+        sockets: Mapping[str, socket.socket] = _NO_SOCKETS,
         ready: Callable[[], None] | None = None,
         network: Callable[[TaskGroup], Network] = Network,
     ) -> None:
-        """Listen, on *sock* if given, and serve until `stop` or cancellation; then drain.
+        """Listen, and serve until `stop` or cancellation; then drain.
 
-        Raises `OSError` when it cannot listen, and what `gw.generation.build` raises.
+        *sockets* are listening already, for the listeners of those names; ``main`` is the one that `bind_port` describes.
+        Raises `OSError` when it cannot listen, `gw.net.tls.TlsError`, and what `gw.generation.build` raises.
         """
         config = self._loaded.config
-        access_log: AccessLog | None = None
+        given = {**sockets}
+        mounts = [each for each in self._own if isinstance(each, Mount)]
         failure: Exception | None = None
-        listener: Listener | None = None
+        until = inf
         async with anyio.create_task_group() as tasks:
             self._network = net = network(tasks)
             tasks.start_soon(net.deadlines.run)
+            net.deadlines.every_tick(self._tick)
             try:
-                access_log = self._open_access_log(net)
-                generation = await build(1, self._loaded, net, self.engine, self._shared)
+                self._tell(_access_log(config))
+                self.places = places(config) if self.listens else []
+                for mount in mounts:
+                    await mount.app.begin(tasks)
+                generation = await self._build(1, self._loaded, self.engine)
                 await self._current.switch(generation)
-                listener = await net.listen(sock or (config.bind_host, config.bind_port), self._serve_connection)
-                self.address = listener.address
+                for place in self.places:
+                    await self._listen(place, given.get(place.name) or net.bind(place.host, place.port))
+                self._watch_certificates()
+                self.started = time.time()
                 if ready is not None:
                     ready()
                 await self._stop.wait()
-                self.draining = True
-                listener.close()
-                await self._drain(config.shutdown_drain_timeout_sec)
+                until = anyio.current_time() + self._loaded.config.shutdown_drain_timeout_sec
+                await self._drain(until)
             except Exception as error:  # noqa: BLE001  # raised below, where no task group wraps it
                 failure = error
             finally:
-                if listener is not None:
-                    listener.close()
+                self._stop_listening()
+                with anyio.CancelScope(shield=True):
+                    patience = anyio.current_time() + self._loaded.config.shutdown_drain_timeout_sec
+                    for mount in mounts:
+                        await mount.app.end(min(until, patience) + CLOSING_GRACE)
                 tasks.cancel_scope.cancel()  # what is still under way has had its time
                 with anyio.CancelScope(shield=True):
-                    await self._current.switch(None)
-                if access_log is not None:
-                    access_log.close()
+                    for prepared in tuple(self._outstanding):  # whoever was to decide is gone
+                        await self.discard(prepared)
+                    await self._current.switch(None, until=until)
+                    await net.aclose()
+                if self._log is not None:
+                    self._log.close()
+                self._shared.close()
         if failure is not None:
             raise failure
 
-    def stop(self) -> None:
-        """Begin to drain; `serve` returns when that is done."""
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where the first listener listens, once it does."""
+        return self.addresses.get(self.places[0].name) if self.places else None
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on."""
+        return [sock for _, sock in self._listeners.values()]
+
+    def refresh_certificates(self) -> None:
+        """Look at once whether certificate files have changed; otherwise that is done every few seconds."""
+        for place in self.places:
+            if place.tls is not None:
+                place.tls.refresh()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Begin to drain; `serve` returns when that is done. *at_once*: what is under way is cut off."""
         self._stop.set()
+        if at_once:
+            self._at_once = True
+            if self._draining is not None:
+                self._draining.cancel()
+
+    @property
+    def generation(self) -> int:
+        """Number of the configuration in force: 1, and one more with each reload; 0 before `serve`."""
+        return 0 if self._current.now is None else self._current.now.number
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves and means to go on."""
+        return self._current.now is not None and not self._stop.is_set()
+
+    @property
+    def loaded(self) -> Loaded:
+        """The configuration that new exchanges are served by."""
+        return self._loaded
+
+    def route(
+        self,
+        pattern: str,
+        handler: Callable[[Exchange], Awaitable[Reply]],
+        *,
+        methods: Sequence[str] = ("GET",),
+        name: str = "",
+    ) -> None:
+        """Have *handler* answer requests for *pattern*, behind the filters of the gateway. Call it before `serve`.
+
+        A configured route for the same path is a conflict, which `serve` and `reload` raise.
+        """
+        self._own.append(LocalRoute(pattern, handler, tuple(methods), name or f"{','.join(methods)} {pattern}"))
+
+    def mount(self, path: str, app: Application, *, name: str = "") -> None:
+        """Have *app*, an ASGI 3 application, answer requests for *path* and below, behind the filters. Call it before `serve`.
+
+        It starts up when `serve` does, and shuts down with it. A configured route for the same path and below is a conflict.
+        """
+        self._own.append(Mount(path, app, name or f"app {path}"))
+
+    def use(self, *filters: Filter) -> None:
+        """Have *filters* stand before those of plugins, in this order, on every route. To be called before `serve`."""
+        self._filters += filters
+
+    def proxy(self, pattern: str, upstream: str, *, methods: Sequence[str] = ()) -> None:
+        """Have requests for *pattern* go to *upstream* of the configuration, by any of *methods*. Call it before `serve`."""
+        self._own.append(Proxied(pattern, upstream, tuple(methods)))
+
+    # --- reload --------------------------------------------------------------------------
+
+    async def reload(self, loaded: Loaded, *, sockets: Mapping[str, socket.socket] = _NO_SOCKETS) -> None:
+        """Go on with *loaded*: new exchanges at once, those under way keep what they began with.
+
+        Raises what `serve` raises for such a configuration; then nothing has changed.
+        """
+        await self.commit(await self.prepare(loaded, sockets=sockets))
+
+    async def prepare(self, loaded: Loaded, *, sockets: Mapping[str, socket.socket] = _NO_SOCKETS) -> Prepared:
+        """Bring *loaded* to life beside what serves. Raises what `serve` raises; then nothing has changed.
+
+        *sockets* listen at addresses that are new; those that are not among them are bound here. They are ours then.
+        """
+        assert self._network is not None, "serve first"
+        now, new = self._loaded.config, loaded.config
+        async with AsyncExitStack() as undo:
+            engine = choose(new.engine)
+            places_now = {place.name: place for place in self.places}
+            places_then = places(new) if self.listens else []
+            opened: dict[str, socket.socket] = {}
+            for place in places_then:
+                old = places_now.get(place.name)
+                if old is not None and old.address == place.address:
+                    if (old.tls is None) == (place.tls is None):
+                        continue
+                    sock = self._listeners[place.name][1].dup()  # the same address, spoken to in another way
+                else:
+                    sock = sockets.get(place.name) or self._network.bind(place.host, place.port)
+                opened[place.name] = sock
+                undo.callback(sock.close)
+            access_log = self._log
+            if now.log.access != new.log.access:
+                access_log = _access_log(new)
+                if access_log is not None:
+                    undo.callback(access_log.close)
+            assert self._current.now is not None
+            number = self._current.now.number + 1
+            generation = await self._build(number, loaded, engine)
+            undo.pop_all()
+        prepared = Prepared(loaded, engine, generation, access_log, places_then, opened)
+        self._outstanding.append(prepared)
+        return prepared
+
+    async def commit(self, prepared: Prepared) -> None:
+        """Let *prepared* take over."""
+        assert self._network is not None
+        self._outstanding.remove(prepared)
+        before = {place.name: place for place in self.places}
+        self.places = []
+        for place in prepared.places:
+            sock, old_place = prepared.sockets.get(place.name), before.get(place.name)
+            if sock is not None:
+                old_listener = self._listeners.get(place.name)
+                await self._listen(place, sock)
+                if old_listener is not None:
+                    old_listener[0].close()
+            elif old_place is not None and old_place.tls is not None and place.tls is not None:
+                old_place.tls.adopt(place.tls)  # the listener goes on with it
+            self.places.append(place if sock is not None or old_place is None else old_place)
+        for name in self._listeners.keys() - {place.name for place in prepared.places}:
+            self._listeners.pop(name)[0].close()
+            del self.addresses[name]
+        self._watch_certificates()
+        self._adopt(prepared.loaded, prepared.engine)
+        old = self._current.replace(prepared.generation)
+        old_log = self._log
+        self._tell(prepared.access_log)
+        if old_log is not None and old_log is not prepared.access_log:
+            await anyio.to_thread.run_sync(old_log.close)
+        if old is not None:
+            self._network.tasks.start_soon(self._current.retire, old)
+
+    async def discard(self, prepared: Prepared) -> None:
+        """Forget *prepared*; what serves never noticed it."""
+        self._outstanding.remove(prepared)
+        for sock in prepared.sockets.values():
+            sock.close()
+        if prepared.access_log is not None and prepared.access_log is not self._log:
+            await anyio.to_thread.run_sync(prepared.access_log.close)
+        await prepared.generation.aclose()
+
+    def reopen_logs(self) -> None:
+        """Open the access log anew, after somebody moved its file."""
+        if self._log is not None:
+            self._log.reopen()
+
+    def _tell(self, access_log: AccessLog | None) -> None:
+        """Have *access_log* told of each exchange, and what else the configuration wants to be."""
+        self._log = self._told = access_log
+        if self._loaded.config.admin is None:
+            self.latencies = None
+            return
+        self.latencies = latencies = self.latencies or status.Latencies()
+        if access_log is None:
+            self._told = latencies
+            return
+
+        def told(ex: Exchange) -> None:
+            latencies(ex)
+            access_log(ex)
+
+        self._told = told
+
+    async def _build(self, number: int, loaded: Loaded, engine: Engine) -> Generation:
+        assert self._network is not None
+        yields = tuple(status.routes(self, loaded.config.status))
+        return await build(number, loaded, self._network, engine, self._shared, self._own, yields, self._filters)
+
+    # --- what it says about itself -------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Return the figures of this process, ready for JSON."""
+        return status.snapshot(self)
+
+    def sum_figures(self, ask: Callable[[], Awaitable[Figures]]) -> None:
+        """Have *ask* give plugins the figures of all, where several gateways run as one."""
+        self._shared.ask_figures = ask
+
+    def order(self, plugin: str, name: str, values: Mapping[str, str]) -> Any:
+        """Have *plugin* do what it calls *name*; return what it answers, for JSON. Raises `ValueError` where it refuses."""
+        if self._current.now is None:
+            raise ValueError("the gateway does not serve yet")
+        return self._current.now.order(plugin, name, values)
+
+    async def _own_stats(self) -> dict[str, Any]:
+        return self.stats()
+
+    @property
+    def accepted(self) -> int:
+        """Connections accepted since the start."""
+        return int(self._accepted.value)
+
+    def protocols(self) -> Mapping[str, int]:
+        """Return the connections that are open, by what is spoken on them, and the HTTP/2 streams as ``h2_streams``."""
+        found = Counter(_PROTOCOLS.get(each.__class__, "undecided") for each in self.connections)
+        found["h2_streams"] = sum(len(each._streams) for each in self.connections if isinstance(each, Http2Connection))
+        return found
+
+    def _adopt(self, loaded: Loaded, engine: Engine) -> None:
+        """Take the settings of *loaded* for connections and exchanges that begin from now on."""
+        config = loaded.config
+        self._loaded, self.engine = loaded, engine
+        self.http1, self.http2 = _http1_settings(config), _http2_settings(config)
+        self._trusted = config.trusted_proxies
+        self._ids = _RequestIds(config.request_id.header, config.request_id.trust)
 
     # --- the Host of its connections -----------------------------------------------
 
-    async def handle(self, ex: Exchange, down: Http1Connection, refusal: Reply | None = None) -> None:
+    async def handle(self, ex: Exchange, down: Down, refusal: Reply | None = None) -> None:
         """Route one exchange and carry it to its end. Raises only cancellation."""
         generation = self._current.now
         if generation is None:  # it came while the last connections were being cut off
             down.reset()
             return
         generation.users += 1
+        self.requests += 1
         try:
             if refusal is None:
                 refusal = self._admit(ex, generation, down)
             if refusal is not None:
+                self._refused.at(refusal.reason).value += 1
                 ex.request_id = ex.request_id or self._ids.make()
                 down.via = b""
                 await _NO_FILTERS.run(ex, down, refusal)
@@ -167,14 +444,16 @@ class Gateway:
                 if limit and (ex.request.content_length or 0) > limit:
                     await _NO_FILTERS.run(ex, down, Reply(413, reason="gw.body_too_large", close=True))
                 else:
+                    if ex.request.upgrade is not None:
+                        ex._terms = route.websocket
                     await route.chain.run(ex, down, route.target)
             else:
                 ex.route = UNMATCHED
                 down.via, down.max_body_size = b"", self.http1.max_body_size
                 await generation.unmatched.run(ex, down, _unmatched_reply(ex, found.allow))
         finally:
-            if self._access_log is not None:
-                self._access_log(ex)
+            if self._told is not None:
+                self._told(ex)
             generation.users -= 1
             if generation.users == 0 and generation.idle is not None:
                 generation.idle.set()
@@ -183,13 +462,13 @@ class Gateway:
         assert self._network is not None
         self._network.tasks.start_soon(run)
 
-    def _admit(self, ex: Exchange, generation: Generation, down: Http1Connection) -> Reply | None:
+    def _admit(self, ex: Exchange, generation: Generation, down: Down) -> Reply | None:
         """Settle who asks for what; return why not, if it cannot be settled."""
         request = ex.request
         client = ex.client
         if client.trusted:
             ip, scheme = client_address(client.peer, request.headers, self._trusted)
-            ex.client = client = Client(ip, client.peer, client.port, scheme or client.scheme, trusted=True)
+            ex.client = client = replace(client, ip=ip, scheme=scheme or client.scheme)
             if self._loaded.config.explain and request.headers.get("x-gw-explain") == "1":
                 ex.notes = []
         if request.named_hops is not None:  # before any filter can add a field of that name
@@ -210,25 +489,87 @@ class Gateway:
     # --- inside ------------------------------------------------------------------------
 
     async def _serve_connection(self, stream: Stream) -> None:
-        most = self._loaded.config.max_connections
-        if most and len(self.connections) >= most:
-            self.rejected += 1
-            if self.rejected & (self.rejected - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not flood the log
-                log.warning("max_connections (%d) reached; %d turned away so far", most, self.rejected)
+        self._accepted.value += 1
+        if not self._has_room():
             stream.write(_TOO_MANY)
             stream.close()
             return
         peer, port = stream.peer
-        connection = Http1Connection(stream, self, Client(peer, peer, port, trusted=self._trusts(peer)))
-        self.connections.add(connection)
+        secure = stream.is_secure
+        client = Client(
+            peer,
+            peer,
+            port,
+            "https" if secure else "http",
+            trusted=self.trusts(peer),
+            certificate=certificate_of(stream.tls) if secure else None,
+        )
+        connection: Http1Connection | Http2Connection | Undecided | None = None
         try:
-            await connection.serve()
+            is_http2: bool | None = stream.alpn == "h2"
+            if self._loaded.config.http2.enabled and not secure:
+                connection = undecided = Undecided(stream, self.http1)
+                self.connections.add(undecided)
+                is_http2 = await undecided.is_http2()
+                self.connections.discard(undecided)
+                if is_http2 is None:
+                    return
+            if is_http2:
+                connection = self._joined(Http2Connection(stream, self, client))
+                await connection.serve()
+                return
+            connection = self._joined(Http1Connection(stream, self, client))
+            if (upgrade := await connection.serve()) is not None:
+                self.connections.discard(connection)
+                connection = self._joined(Http2Connection.upgraded(stream, self, client, *upgrade))
+                await connection.serve()
         except Exception:
             log.exception("a connection ended in an error that is a bug in gw; please report it")
         finally:
-            self.connections.discard(connection)
+            if connection is not None:
+                self.connections.discard(connection)
 
-    def _trusts(self, peer: str) -> bool:
+    def _joined(self, connection: C) -> C:
+        """Count *connection*: it is known what is spoken on it."""
+        self.connections.add(connection)
+        self._spoken.at(connection.protocol).value += 1
+        return connection
+
+    def _watch_connections(self) -> None:
+        open_now = self.figures.level("gw.net.connections.active", "{connections}", "Connections that are open")
+        open_now.watch(lambda: (((), len(self.connections)),))
+        spoken = self.figures.level(
+            "gw.http.connections.active", "{connections}", "Open connections by what is spoken on them", ("protocol",)
+        )
+        spoken.watch(
+            lambda: Counter((each.protocol,) for each in self.connections if not isinstance(each, Undecided)).items()
+        )
+
+        def shaken() -> tuple[tuple[tuple[str, ...], float], ...]:
+            net = self._network
+            return () if net is None else ((("success",), net.handshakes), (("failure",), net.handshakes_failed))
+
+        handshakes = self.figures.counter(
+            "gw.tls.handshakes", "{handshakes}", "TLS handshakes with clients", ("outcome",)
+        )
+        handshakes.watch(shaken)
+        websockets = self.figures.level("gw.websocket.active_connections", "{connections}", "WebSockets that are open")
+        websockets.watch(lambda: (((), len(self.websockets.open)),))
+
+    def _has_room(self) -> bool:
+        """Tell whether one more connection may be had, and count it if not. Handshakes are connections, too."""
+        most = self._loaded.config.max_connections
+        if not most:
+            return True
+        shaking = sum(place.tls.pending for place in self.places if place.tls is not None)
+        if len(self.connections) + shaking < most:
+            return True
+        self.rejected += 1
+        if self.rejected & (self.rejected - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not flood the log
+            log.warning("max_connections (%d) reached; %d turned away so far", most, self.rejected)
+        return False
+
+    def trusts(self, peer: str) -> bool:
         if not self._trusted:
             return False
         try:
@@ -237,22 +578,38 @@ class Gateway:
             return False
         return any(address in network for network in self._trusted)
 
-    def _open_access_log(self, network: Network) -> AccessLog | None:
-        settings = self._loaded.config.log.access
-        if not settings.enabled:
-            return None
-        access_log = AccessLog(settings.format, settings.template, LineSink(settings.file))
-        network.deadlines.every_tick(access_log.flush)
-        self._access_log = access_log
-        return access_log
+    async def _listen(self, place: Place, sock: socket.socket) -> None:
+        assert self._network is not None
+        listener = await self._network.listen(sock, self._serve_connection, place.tls, admit=self._has_room)
+        self._listeners[place.name], self.addresses[place.name] = (listener, sock), listener.address
 
-    async def _drain(self, patience: float) -> None:
-        """Let what runs finish, for so long; then cut it off."""
-        with anyio.move_on_after(patience):
+    def _stop_listening(self) -> None:
+        for listener, _ in self._listeners.values():
+            listener.close()
+
+    def _watch_certificates(self) -> None:
+        assert self._network is not None
+        self._watch = Watch([place.tls for place in self.places if place.tls is not None], self._network.deadlines)
+
+    def _tick(self) -> None:
+        if self._watch is not None:
+            self._watch.look()
+        if self._log is not None:
+            self._log.flush()
+
+    async def _drain(self, until: float) -> None:
+        """Let what runs finish, and cut it off at *until*. At first only `is_ready` says so, for `drain_delay_sec`."""
+        with anyio.CancelScope(deadline=until) as self._draining:
+            if self._at_once:
+                self._draining.cancel()
+            await anyio.sleep(self._loaded.config.drain_delay_sec)
+            self.draining = self.websockets.draining = True
+            self._stop_listening()
             while self.connections:
                 for connection in tuple(self.connections):
                     connection.drain()
                 await anyio.sleep(0.05)
+        self.draining = self.websockets.draining = True
         for connection in tuple(self.connections):
             connection.cut()
 
@@ -295,79 +652,46 @@ def _unmatched_reply(ex: Exchange, allow: tuple[str, ...]) -> Reply:
     return Reply(404, reason="gw.no_route")
 
 
-# --- gw serve --------------------------------------------------------------------------------
+def _access_log(config: GatewayConfig) -> AccessLog | None:
+    settings = config.log.access
+    return AccessLog(settings.format, settings.template, LineSink(settings.file)) if settings.enabled else None
 
 
-def loop_name(setting: str) -> str:
-    """Return which event loop a setting means on this machine."""
-    if setting == "auto":
-        return "uvloop" if find_spec("uvloop") is not None else "asyncio"
-    return setting
+def _http1_settings(config: GatewayConfig) -> Http1Settings:
+    return Http1Settings(
+        limits=ReaderLimits(
+            config.max_header_size,
+            MAX_HEADER_COUNT,
+            min(config.max_header_size or MAX_TRAILER_SIZE, MAX_TRAILER_SIZE),
+        ),
+        idle_timeout=config.idle_timeout_sec,
+        head_timeout=config.request_timeout_sec,
+        body_timeout=config.body_timeout_sec,
+        min_body_rate=config.min_body_rate,
+        send_timeout=config.send_timeout_sec,
+        min_send_rate=config.min_send_rate,
+        max_body_size=config.max_body_size,
+        max_requests=config.max_requests_per_connection,
+        write_high=config.http1.streaming.high_water_bytes,
+        write_low=config.http1.streaming.low_water_bytes,
+        http2=config.http2.enabled,
+        server=config.server_header.encode("ascii"),
+    )
 
 
-def run(loaded: Loaded) -> int:
-    """Serve *loaded* until a signal says to stop; return the process's exit code."""
-    config = loaded.config
-    loop = loop_name(config.loop)
-    if find_spec(loop) is None:
-        sys.stderr.write(f"cannot serve: {loop} is not installed; run pip install {loop}, or set loop to auto\n")
-        return 1
-    try:
-        application_log = logs.configure(
-            config.log.level,
-            file=config.log.file,
-            format=config.log.format,
-            max_file_size=config.log.max_file_size,
-            max_files=config.log.max_files,
-            console=True,
-        )
-    except LogFileError as error:
-        sys.stderr.write(f"cannot serve: {error}\n")
-        return 1
-    # An exchange makes no reference cycles (a test holds that), so the collector need not look often, nor at what
-    # was there before the first one.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
-    try:
-        gateway_failed = anyio.run(
-            _main,
-            loaded,
-            backend="trio" if loop == "trio" else "asyncio",
-            backend_options={"use_uvloop": True} if loop == "uvloop" else {},
-        )
-    finally:
-        application_log.close()
-    return gateway_failed
-
-
-async def _main(loaded: Loaded) -> int:
-    failed = 0
-    # The receiver comes first: whoever reads that we listen may send the signal at once.
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with anyio.create_task_group() as tasks:
-            try:
-                gateway = Gateway(loaded)
-                tasks.start_soon(_until_signal, signals, gateway, tasks.cancel_scope)
-                await gateway.serve(ready=partial(_report_ready, gateway))
-            except (OSError, ValueError, ConfigError, EngineMissing, LogFileError) as error:
-                log.critical("cannot serve: %s", error.strerror if isinstance(error, OSError) else error)
-                failed = 1
-            tasks.cancel_scope.cancel()
-    return failed
-
-
-async def _until_signal(signals: AsyncIterator[signal.Signals], gateway: Gateway, scope: anyio.CancelScope) -> None:
-    async for number in signals:
-        if gateway.draining:
-            log.warning("stopping now: %s came a second time", number.name)
-            scope.cancel()
-            return
-        log.info("stopping: %s", number.name)
-        gateway.stop()
-
-
-def _report_ready(gateway: Gateway) -> None:
-    assert gateway.address is not None
-    host, port = gateway.address
-    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+def _http2_settings(config: GatewayConfig) -> Http2Settings:
+    http2 = config.http2
+    return Http2Settings(
+        session=SessionSettings(
+            max_concurrent_streams=http2.max_concurrent_streams,
+            initial_window_size=http2.initial_window_size,
+            max_frame_size=http2.max_frame_size,
+            max_header_list_size=http2.max_header_list_size,
+            enable_push=http2.enable_push,
+            enable_connect_protocol=True,
+            flood=FloodLimits(**http2.flood.model_dump()),
+        ),
+        high=http2.streaming.high_water_bytes,
+        low=http2.streaming.low_water_bytes,
+        max_age=http2.max_connection_age_sec,
+    )

@@ -27,7 +27,7 @@ __all__ = ["Available", "Plugin", "PluginError", "PluginSet", "available", "load
 GROUP = "gw.plugins"
 OWN_DISTRIBUTION = "gw"
 MODULE_PREFIX = "python:"
-STANDARD_ORDER = ("otel", "auth", "ratelimit", "breaker", "rewrite")
+STANDARD_ORDER = ("otel", "grpcweb", "auth", "ratelimit", "fault", "breaker", "rewrite")
 """Our own plugins, outermost first, when `plugins:` does not say: what measures sees all, what refuses cheaply comes early."""
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("gw_"))

@@ -1,4 +1,4 @@
-"""The load: wrk for throughput, and a paced sender for latency below saturation. Knows no proxy, only a port."""
+"""The load: wrk and h2load for throughput, a paced sender for latency below saturation. Knows no proxy, only a port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import http.client
 import re
 import select
 import socket
+import ssl
 import subprocess
+import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -20,6 +22,11 @@ from processes import FailedToRunError
 
 SCRIPT: Final = Path(__file__).with_name("load.lua")
 FIGURES: Final = re.compile(r"^figures ((?:\d+ ){8}\d+)$", re.MULTILINE)
+H2_FINISHED: Final = re.compile(r"^finished in ([\d.]+)(s|ms|us),", re.MULTILINE)
+UNITS: Final = {"s": 1, "ms": 1e3, "us": 1e6}
+H2_COUNTS: Final = re.compile(
+    r"^requests: .*? (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout$", re.MULTILINE
+)
 ERRORS: Final = ("connect", "read", "write", "status", "timeout")
 PR_SET_TIMERSLACK: Final = 29
 
@@ -35,6 +42,21 @@ class Load:
     answer: int = 0
     """Bytes of response body; 0 when any will do."""
     connections: int = 32
+    varied: bool = False
+    """No two requests have the same head, as from browsers behind one front proxy."""
+    streams: int = 0
+    """Streams at once on each connection, which then speaks HTTP/2; 0 is HTTP/1.1."""
+    bearer: str = ""
+    """A token to send in Authorization; HTTP/1.1 only."""
+    tls: bool = False
+    grpc: bool = False
+    """A unary gRPC call with *body* bytes of message; with streams only."""
+
+    def url(self, port: int) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{port}{self.path}"
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.bearer}"} if self.bearer else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +71,18 @@ class Result:
 
 def check(name: str, port: int, load: Load) -> None:
     """Send one request, and raise `FailedToRunError` unless it is answered as the origin would."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    if load.streams:
+        _drive_http2(name, port, load, "--requests=1", "--clients=1", patience=10)
+        return
+    connection = (
+        http.client.HTTPSConnection(
+            "127.0.0.1", port, timeout=10, context=ssl._create_unverified_context()
+        )  # made for this run
+        if load.tls
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    )
     try:
-        connection.request(load.method, load.path, body=bytes(load.body) or None)
+        connection.request(load.method, load.path, body=bytes(load.body) or None, headers=load.headers())
         response = connection.getresponse()
         length = len(response.read())
     except (OSError, http.client.HTTPException) as error:
@@ -67,6 +98,9 @@ def check(name: str, port: int, load: Load) -> None:
 
 def drive(name: str, port: int, load: Load, seconds: int) -> Result:
     """Send *load* to *port* as fast as it is answered. Raises `FailedToRunError` if one request goes wrong."""
+    if load.streams:
+        clients, streams = f"--clients={load.connections}", f"--max-concurrent-streams={load.streams}"
+        return _drive_http2(name, port, load, clients, streams, f"--duration={seconds}", patience=seconds + 30)
     command = [
         find_program("wrk", "apt-get install wrk"),
         "--threads=1",
@@ -74,13 +108,46 @@ def drive(name: str, port: int, load: Load, seconds: int) -> Result:
         f"--duration={seconds}s",
         "--timeout=10s",
         f"--script={SCRIPT}",
-        f"http://127.0.0.1:{port}{load.path}",
+        *(f"--header={name}: {value}" for name, value in load.headers().items()),
+        load.url(port),
         "--",
         load.method,
         str(load.body),
+        *(["varied"] if load.varied else []),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
     return read_figures(name, done.stdout + done.stderr)
+
+
+def _drive_http2(name: str, port: int, load: Load, *options: str, patience: float) -> Result:
+    program = find_program("h2load", "apt-get install nghttp2-client")
+    with tempfile.NamedTemporaryFile(mode="r") as log, tempfile.NamedTemporaryFile() as message:
+        if load.grpc:
+            message.write(b"\0" + load.body.to_bytes(4) + bytes(load.body))
+            message.flush()
+            options += (f"--data={message.name}", "--header=content-type: application/grpc", "--header=te: trailers")
+        command = [program, *options, f"--log-file={log.name}", load.url(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False)
+        return read_h2load(name, done.stdout + done.stderr, log.read())
+
+
+def read_h2load(name: str, output: str, log: str) -> Result:
+    """Read what h2load says at the end, and its log: start, status and duration in microseconds of each request."""
+    finished, counts = H2_FINISHED.search(output), H2_COUNTS.search(output)
+    if finished is None or counts is None:
+        raise FailedToRunError(f"{name}: h2load printed no figures: {output.strip()[-300:]}")
+    succeeded, failed, errored, timeout = map(int, counts.groups())
+    if failed or errored or timeout:
+        raise FailedToRunError(
+            f"{name}: {failed} failed, {errored} errored, {timeout} timed out of {succeeded + failed}"
+        )
+    latencies = sorted(int(line.split("\t")[2]) for line in log.splitlines())
+    if not latencies:
+        raise FailedToRunError(f"{name}: answered nothing")
+    at = len(latencies)
+    return Result(
+        at, float(finished[1]) / UNITS[finished[2]], latencies[at // 2] / 1e6, latencies[at * 99 // 100] / 1e6
+    )
 
 
 def read_figures(name: str, output: str) -> Result:

@@ -141,7 +141,7 @@ def table(rounds: Sequence[Round]) -> Iterator[str]:
             )
         )
     for name, *figures in rows:
-        yield f"  {name:<12}" + "".join(f"{figure:>12}" for figure in figures)
+        yield f"  {name:<16}" + "".join(f"{figure:>12}" for figure in figures)
 
 
 def ratios(rounds: Sequence[Round], peer: str) -> str:

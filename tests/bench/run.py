@@ -22,7 +22,16 @@ from typing import Any, Final, Self
 
 import load
 from load import Load
-from peers import LARGE_BODY, MissingError, Site, find_program, start_origin, start_proxy
+from peers import (
+    LARGE_BODY,
+    TOKEN,
+    MissingError,
+    Site,
+    find_program,
+    start_grpc_origin,
+    start_origin,
+    start_proxy,
+)
 from processes import Cpus, FailedToRunError, Process, raise_file_limit
 from report import Budget, Round, Sample, cpu_difference, cpu_ratio, judge, median_ratio, ratios, table, tail_ratio
 
@@ -54,6 +63,13 @@ SCENARIOS: Final = (
         (cpu_ratio("gw", "floor", 1.8), cpu_ratio("gw", "envoy", 0.7)),
     ),
     Scenario(
+        "get-varied",
+        "small GET with the head of a browser, never the same twice, over 32 connections",
+        Load(varied=True),
+        ("gw", "floor", "envoy", "nginx"),
+        (cpu_ratio("gw", "envoy", 0.7),),
+    ),
+    Scenario(
         "post10k",
         "POST of 10 KiB over 32 connections",
         Load("/post", method="POST", body=10240),
@@ -82,11 +98,91 @@ SCENARIOS: Final = (
         (median_ratio("gw", "envoy", 1.2),),
     ),
     Scenario(
+        "h2",
+        "small GET over HTTP/2 in cleartext, 4 connections of 32 streams; HTTP/1.1 to the origin",
+        Load(connections=4, streams=32),
+        ("gw", "envoy", "nginx-h2", "gw-pure"),
+        (cpu_ratio("gw", "envoy", 0.7), cpu_ratio("gw-pure", "gw", 6.0)),
+    ),
+    Scenario(
+        "tls",
+        "small GET over TLS 1.3, 32 keep-alive connections",
+        Load(tls=True),
+        ("gw-tls", "envoy-tls", "nginx-tls"),
+        (cpu_ratio("gw-tls", "envoy-tls", 1.0),),
+    ),
+    Scenario(
+        "h2-tls",
+        "small GET over HTTP/2 and TLS 1.3, 4 connections of 32 streams; HTTP/1.1 to the origin",
+        Load(connections=4, streams=32, tls=True),
+        ("gw-tls", "envoy-tls", "nginx-tls"),
+        (cpu_ratio("gw-tls", "envoy-tls", 0.7),),
+    ),
+    Scenario(
+        "grpc",
+        "unary gRPC call of 100 bytes each way, HTTP/2 in cleartext on both sides, 4 connections of 32 streams",
+        Load("/bench.Echo/Say", method="POST", body=100, connections=4, streams=32, grpc=True),
+        ("gw-grpc", "envoy-grpc"),
+        (cpu_ratio("gw-grpc", "envoy-grpc", 1.3),),
+    ),
+    Scenario(
         "filters",
         "small GET through six filters of four hooks that do nothing",
         Load(),
         ("gw", "gw-filters"),
         (cpu_difference("gw-filters", "gw", 8.0),),
+    ),
+    Scenario(
+        "jwt",
+        "small GET with an RS256 token, always the same: Envoy verifies it each time, we remember it",
+        Load(bearer=TOKEN),
+        ("gw", "gw-jwt", "envoy", "envoy-jwt"),
+        (cpu_difference("gw-jwt", "gw", 6.0), cpu_ratio("gw-jwt", "envoy-jwt", 0.5)),
+    ),
+    Scenario(
+        "otel",
+        "small GET that is traced and measured: not sampled, and sampled with its two spans pushed",
+        Load(),
+        ("gw", "gw-otel", "gw-otel-push"),
+        (
+            cpu_difference("gw-otel", "gw", 8.0),
+            cpu_difference("gw-otel-push", "gw", 60.0),
+        ),
+    ),
+    Scenario(
+        "breaker",
+        "small GET past a circuit breaker that is closed, and a retry budget",
+        Load(),
+        ("gw", "gw-breaker"),
+        (cpu_difference("gw-breaker", "gw", 3.0),),
+    ),
+    Scenario(
+        "limits",
+        "small GET with one rate limit, in memory and in memory that processes share",
+        Load(),
+        ("gw", "gw-limits", "gw-limits-shared"),
+        (cpu_difference("gw-limits", "gw", 4.0), cpu_difference("gw-limits-shared", "gw", 6.0)),
+    ),
+    Scenario(
+        "jwt-each",
+        "small GET with an RS256 token that is verified each time, as one that is seen for the first time",
+        Load(bearer=TOKEN),
+        ("gw", "gw-jwt-each", "envoy-jwt"),
+        (cpu_difference("gw-jwt-each", "gw", 120.0),),
+    ),
+    Scenario(
+        "jwt-limit",
+        "small GET with an RS256 token, and a rate limit that it does not reach",
+        Load(bearer=TOKEN),
+        ("gw", "gw-jwt-limit", "envoy-jwt-limit"),
+        (cpu_ratio("gw-jwt-limit", "envoy-jwt-limit", 0.5),),
+    ),
+    Scenario(
+        "introspection",
+        "small GET with a token whose introspection is remembered",
+        Load(bearer=TOKEN),
+        ("gw", "gw-introspection"),
+        (cpu_difference("gw-introspection", "gw", 8.0),),
     ),
     Scenario(
         "steady",
@@ -97,6 +193,10 @@ SCENARIOS: Final = (
         paced=True,
     ),
 )
+
+
+AUTH: Final = ("jwt", "jwt-each", "jwt-limit", "introspection")
+"""The scenarios of `--auth`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +230,9 @@ class Bench:
             os.sched_setaffinity(0, site.cpus.load)  # wrk inherits it
             origin = start_origin(site)
             closing.callback(origin.stop)
-            self.site = dataclasses.replace(site, origin=origin.port)
+            grpc = start_grpc_origin(site)
+            closing.callback(grpc.stop)
+            self.site = dataclasses.replace(site, origin=origin.port, grpc=grpc.port)
             self.closing = closing.pop_all()
         return self
 
@@ -159,7 +261,7 @@ class Bench:
         for name in list(names):
             with self._reported(names, name):
                 load.check(name, self.running[name].port, scenario.load)
-                self._warm(name, scenario.load.connections)
+                self._warm(name, scenario.load)
         rounds: list[Round] = []
         for number in range(self.effort.rounds):
             samples: dict[str, Sample] = {}
@@ -169,11 +271,16 @@ class Bench:
             rounds.append(samples)
         return rounds
 
-    def _warm(self, name: str, connections: int) -> None:
+    def _warm(self, name: str, like: Load) -> None:
         """Let *name* dial its upstream connections, and note what it can do: once for each number of connections."""
-        if (name, connections) not in self.capacity:
-            seen = load.drive(name, self.running[name].port, Load(connections=connections), 1)
-            self.capacity[name, connections] = seen.requests / seen.seconds
+        if (name, like.connections) not in self.capacity:
+            light = (
+                like
+                if like.grpc
+                else Load(connections=like.connections, streams=like.streams, bearer=like.bearer, tls=like.tls)
+            )
+            seen = load.drive(name, self.running[name].port, light, 1)
+            self.capacity[name, like.connections] = seen.requests / seen.seconds
 
     def _sample(self, scenario: Scenario, name: str) -> Sample:
         process, seconds = self.running[name], self.effort.seconds
@@ -202,7 +309,11 @@ def show(scenario: Scenario, rounds: list[Round]) -> dict[str, Any]:
     """Print one scenario and return it for the JSON file."""
     verdicts = [judge(budget, rounds) for budget in scenario.budgets]
     print(f"\n{scenario.name}: {scenario.title}")
-    for line in (*table(rounds), ratios(rounds, "envoy"), ratios(rounds, "floor"), *(f"  {v}" for v in verdicts)):
+    for line in (
+        *table(rounds),
+        *(ratios(rounds, peer) for peer in ("envoy", "envoy-tls", "envoy-grpc", "floor")),
+        *(f"  {v}" for v in verdicts),
+    ):
         if line:
             print(line, flush=True)
     return {
@@ -219,6 +330,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="short rounds: about a minute, and rougher figures")
     parser.add_argument(
         "--only", action="append", choices=[s.name for s in SCENARIOS], help="this scenario; repeatable"
+    )
+    parser.add_argument(
+        "--auth", dest="only", action="store_const", const=[*AUTH], help=f"the scenarios with tokens: {', '.join(AUTH)}"
     )
     parser.add_argument("--proxies", help="these proxies only, with commas between them")
     parser.add_argument("--rounds", type=int, help="how often each proxy is measured")

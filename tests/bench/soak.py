@@ -23,7 +23,8 @@ from typing import Final
 import anyio
 
 from gw.config.load import load
-from gw.gateway import Gateway, loop_name
+from gw.gateway import Gateway
+from gw.ops.loops import loop_name
 
 REQUESTS: Final = 200_000
 QUICK: Final = 20_000
@@ -260,13 +261,20 @@ async def soak(requests: int, echo_port: int, engine: str, loop: str) -> int:
         ready = anyio.Event()
         tasks.start_soon(lambda: gateway.serve(ready=ready.set))
         await ready.wait()
-        assert gateway.address is not None
+        assert gateway.addresses
         before = await settled(gateway, None)
         print(f"at the start:    {before}")
         warm = before
         for part, count in (("a tenth", requests // 10), ("the rest", requests - requests // 10)):
             began = time.monotonic()
-            command = [sys.executable, __file__, "--clients-of", str(gateway.address[1]), "--requests", str(count)]
+            command = [
+                sys.executable,
+                __file__,
+                "--clients-of",
+                str(gateway.addresses["main"][1]),
+                "--requests",
+                str(count),
+            ]
             done = await anyio.run_process(command, stdout=None, stderr=None, check=False)
             failed |= done.returncode
             left = await settled(gateway, before)

@@ -88,6 +88,7 @@ def test_a_missing_program_or_library_is_named_with_what_to_install():
 @pytest.mark.parametrize("template", ["gw.yaml", "nginx.conf", "origin.conf", "envoy.yaml"])
 def test_nothing_is_left_open_in_a_template(tmp_path: Path, template: str):
     site = Site(tmp_path, Cpus.divide({0}), origin=81)
-    path = write_config(site, template, "filled", PORT=80, USER="", ENGINE="native", PLUGINS="null")
+    empty = dict.fromkeys(("USER", "PROTOCOL", "MORE", "FILTERS", "MANAGER", "CHAIN", "CLUSTER"), "")
+    path = write_config(site, template, "filled", PORT=80, ENGINE="native", PLUGINS="null", **empty)
     lines = [line.partition("# ")[0] for line in Path(path).read_text().splitlines()]
     assert not [line for line in lines if "@" in line and "@type" not in line]

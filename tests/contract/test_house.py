@@ -149,15 +149,22 @@ SUBSTANCE = 60
 
 TESTED_ELSEWHERE = {
     "cli.serve": "tests/integration starts it",
+    "cli.top": "test_status calls it without a gateway, tests/integration with one",
     "config.values": "test_model, each through a key that has it",
-    "failures": "a table of statuses, which test_chain and the connections' tests go through",
+    "context": "test_generation, and the tests of every plugin",
     "hookspecs": "declarations; test_plugins calls them, tests/docs holds their signatures",
     "http.h1": "the interface; test_readers holds both engines to it",
     "http.write": "unit/downstream and unit/upstream see its bytes",
+    "ops.alone": "tests/integration/test_operations, as are the next three: processes are tested as processes",
+    "ops.process": "as ops.alone",
+    "ops.supervisor": "as ops.alone",
+    "ops.worker": "as ops.alone",
     "net.on_anyio": "unit/net/test_stream holds every driver to one semantics, through net.network",
     "net.on_asyncio": "as net.on_anyio",
     "keys": "values without behaviour",
     "limits": "numbers; the tests above",
+    "peers": "interfaces; test_chain plays them, in memory",
+    "pools": "unit/ops and unit/test_generation reload, and see what stays",
 }
 """Module to the reason why no test module is about it alone."""
 

@@ -141,7 +141,7 @@ def test_a_plugin_does_nothing_until_its_section_says_so(folder: Path):
 def placed(found: Loaded) -> Iterator[list[Filter]]:
     """Yield the filters of each route, newly made."""
     shared = Shared()
-    builder = _Builder(found, lambda key, make: shared.use(key, make, AsyncExitStack()))
+    builder = _Builder(found, shared, AsyncExitStack())
     for route in builder.routes(None):
         yield [each.filter for each in route.chain.placed]
 

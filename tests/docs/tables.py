@@ -1,7 +1,7 @@
 """The tables of settings in docs/configuration.md, made from the pydantic models.
 
 ``python tests/docs/tables.py`` writes them; a test says when they are old. A table stands between
-``<!-- settings: MODEL -->`` and ``<!-- end of settings -->``, and MODEL is a class in `gw.config.model` or `gw.hookspecs`.
+``<!-- settings: MODEL -->`` and ``<!-- end of settings -->``, and MODEL is a class in `gw.config.model`, `gw.config.resilience` or `gw.hookspecs`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,11 @@ def table(of: type[BaseModel]) -> str:
 
 
 def _named(name: str) -> type[BaseModel]:
-    found = getattr(model, name, None) or getattr(hookspecs, name)
+    found = (
+        next((each for each in models() if each.__name__ == name), None)
+        or getattr(model, name, None)
+        or getattr(hookspecs, name)
+    )
     assert isinstance(found, type), name
     assert issubclass(found, BaseModel), name
     return found

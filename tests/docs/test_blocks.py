@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import anyio
+import click
 import pytest
 from click.testing import CliRunner
 from pages import LANGUAGES, ROOT, Block, blocks, pages
@@ -26,14 +27,19 @@ from gw.plugins import PluginSet
 ENVIRONMENT = {"API_HOST": "api.internal", "PORT": "8080"}
 """What the pages may refer to as ``${NAME}``."""
 
-FILES = {"api.key": "secret\n"}
+FILES = {
+    "api.key": "secret\n",
+    "client.secret": "secret\n",
+    "htpasswd": "ali:$2b$04$v64JumaVzrIgX4W5O7.x8OnBvuHexUTecEqGhtDSI0cQfJOuEb.Va\n",
+} | dict.fromkeys(
+    ("gw.pem", "gw.key", "wild.pem", "wild.key", "ca.pem", "own.pem", "own.key"),
+    "a file of TLS, which is not looked into",
+)
 """What the pages may refer to as ``{file: NAME}``."""
 
 PLUGIN_OF = {ROOT / "tests" / "sample_plugin" / "README.md": ("sunset", "gw_sample")}
 """Pages about a plugin that is not installed here: its name and its module."""
 
-NOT_RUN = frozenset({"serve", "start"})
-"""Commands of gw that do not come to an end by themselves."""
 
 PAGES = [page for page in pages() if blocks(page)]
 
@@ -96,7 +102,7 @@ class Reader:
             words = shlex.split(command)
             if words[0].startswith("scripts/"):
                 assert (ROOT / words[0]).is_file(), f"{block.place}: there is no {words[0]}"
-            if words[0] != "gw" or (len(words) > 1 and words[1] in NOT_RUN):
+            if words[0] != "gw" or has_a_gateway(words[1:], block):
                 continue
             result = CliRunner().invoke(cli, words[1:], prog_name="gw", env=ENVIRONMENT)
             assert result.exception is None or isinstance(result.exception, SystemExit), (
@@ -110,6 +116,20 @@ class Reader:
                 )
             else:
                 assert result.exit_code == 0, f"{block.place}: $ {command}\n{result.output}"
+
+
+def has_a_gateway(words: list[str], block: Block) -> bool:
+    """Tell whether a command runs a gateway, or asks one that runs: here it is only seen to exist, and to take these words."""
+    command, name, context = cli, "gw", click.Context(cli, info_name="gw")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        name, *words = words
+        found = command.get_command(context, name)
+        assert found is not None, f"{block.place}: there is no command {name!r}"
+        command, context = found, click.Context(found, context, info_name=name)
+    if name == "validate" or not any(each.name == "pid_file" for each in command.params):
+        return False
+    command.make_context(name, [*words], parent=context.parent)
+    return True
 
 
 def conversations(lines: Iterator[str]) -> Iterator[tuple[str, list[str]]]:

@@ -93,9 +93,11 @@ def test_every_setting_is_described(model):
 def test_a_table_says_what_is_allowed():
     model = next(model for model in models(GatewayConfig) if model.__name__ == "EndpointConfig")
     assert table(model).splitlines()[2:] == [
-        "| `host` | text | required | Address or host name. |",
+        "| `host` | text | none | Address or host name. |",
         "| `port` | integer, 1 to 65535 | `80` | TCP port. |",
         "| `weight` | integer, 1 to 65535 | `1` | Its share of the requests, among the upstream's endpoints. |",
+        "| `priority` | integer, 0 to 127 | `0` | Its tier: those of a higher number get requests while too few of the lower ones are healthy. |",
+        "| `asgi` | text | none | Instead of an address, an ASGI application in this process, such as `package.module:app`: the only endpoint. |",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # lets the tests import the two modules beside them
 
 from started import Started, start_echo, start_gateway
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # gateways take over what they find, and nohup sets it to be ignored
 
 VARIANTS = [("native", "uvloop"), ("pure", "asyncio"), ("native", "trio")]
 """Each engine and each loop at least once. That every engine runs on every loop is for the unit tests to show."""

@@ -5,6 +5,7 @@ What is sent over their sockets is `wire`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from typing import Any
 PATIENCE = 20.0
 """Seconds that anything may take before a test fails: much more than it takes on a slow machine."""
 
-_listening = re.compile(r"listening on http://(?:\[.*\]|[^:/]+):([0-9]+)")
+_listening = re.compile(r"listening on https?://(?:\[.*\]|[^:/]+):([0-9]+)")
 _PAUSE = threading.Event()
 
 
@@ -30,6 +31,15 @@ def until(claim: Callable[[], bool], what: str, within: float = PATIENCE) -> Non
     while not claim():
         assert time.monotonic() < give_up, f"not within {within:g} s: {what}"
         _PAUSE.wait(0.02)
+
+
+def accepts(child: subprocess.Popen[bytes], port: int) -> bool:
+    """Tell whether *child*, which must not have ended, accepts connections on *port*."""
+    assert child.poll() is None
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False
 
 
 def free_port() -> int:
@@ -101,6 +111,11 @@ class Started:
         """Return how many descriptors it has open."""
         return len([*Path(f"/proc/{self.pid}/fd").iterdir()])
 
+    def memory(self) -> int:
+        """Return the bytes that it has in memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def end(self) -> int:
         """Ask it to stop; return its exit code."""
         if self.child.poll() is None:
@@ -144,6 +159,11 @@ def start_gateway(
         file = folder / f"{name}.yaml"
         file.write_text(json.dumps(configuration))  # JSON is YAML
         chosen = ["-c", str(file)]
+    # One process and its own pid file, unless a test is about that.
+    if "-w" not in arguments and not {"workers", "worker_threads"} & set(configuration or {}):
+        chosen += ["-w", "1"]
+    if "-P" not in arguments:
+        chosen += ["-P", str(folder / f"{name}.pid")]
     # -X dev would be stricter still, but it is three times as slow; warnings must not come either way.
     command = [python, "-W", "error", "-m", "gw", "serve", *chosen, *arguments]
     return Started(command, cwd=folder, may_fail=may_fail)

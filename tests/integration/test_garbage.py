@@ -103,7 +103,7 @@ REFUSED_HEADS = {
     "a space at the beginning": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "an unknown method": b"FETCH / HTTP/1.1\r\nHost: a\r\n\r\n",
     "a method in lower case": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/2's preface, misspelt": b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n",
     "a target without a slash": b"GET good HTTP/1.1\r\nHost: a\r\n\r\n",
     "a target with a fragment": b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
     "an asterisk for GET": b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -141,7 +141,7 @@ REFUSED_HEADS = {
 STATUS = {
     "HTTP/1.2": 505,
     "HTTP/2.0": 505,
-    "HTTP/2's preface": 505,
+    "HTTP/2's preface, misspelt": 505,
     "a target of 9 KiB": 431,
     "a value of 9 KiB": 431,
     "a name of 9 KiB": 431,

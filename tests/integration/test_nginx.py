@@ -4,71 +4,21 @@ import contextlib
 import gzip
 import http.client
 import re
-import socket
 import subprocess
 import threading
 
 import pytest
 from conftest import to
-from started import free_port, start_gateway, until
+from nginx_upstream import SIZE, Nginx
+from started import start_gateway
 from wire import PATIENCE
 
-SIZE = 102_400
 _MOMENT = threading.Event()
-
-CONFIGURATION = """\
-daemon off;
-master_process off;
-error_log stderr;
-pid @FOLDER@/nginx.pid;
-events { worker_connections 1024; }
-http {
-    access_log off;
-    types { text/plain txt; application/octet-stream bin; }
-    client_body_temp_path @FOLDER@/body;
-    proxy_temp_path @FOLDER@/proxy;
-    fastcgi_temp_path @FOLDER@/fastcgi;
-    uwsgi_temp_path @FOLDER@/uwsgi;
-    scgi_temp_path @FOLDER@/scgi;
-    root @FOLDER@/served;
-    server {
-        listen 127.0.0.1:@PORT@;
-        location /zipped/ { alias @FOLDER@/served/; gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any; }
-        location /three/ { alias @FOLDER@/served/; keepalive_requests 3; }
-        location /hasty/ { alias @FOLDER@/served/; keepalive_timeout 10ms; }
-    }
-}
-"""
-
-
-class Nginx:
-    def __init__(self, program, folder):
-        self.port = free_port()
-        (folder / "served").mkdir()
-        (folder / "served" / "file.bin").write_bytes(bytes(range(256)) * (SIZE // 256))
-        (folder / "served" / "small.txt").write_text("small\n" * 10)
-        configuration = folder / "nginx.conf"
-        configuration.write_text(CONFIGURATION.replace("@FOLDER@", str(folder)).replace("@PORT@", str(self.port)))
-        self._log = (folder / "log").open("wb")
-        self._child = subprocess.Popen([program, "-p", folder, "-c", configuration], stderr=self._log)
-        until(self._accepts, "nginx listens")
-
-    def _accepts(self):
-        assert self._child.poll() is None
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port)).close()
-            return True
-        return False
-
-    def close(self):
-        self._child.terminate()
-        self._child.wait(PATIENCE)
-        self._log.close()
 
 
 @pytest.fixture(scope="module")
 def nginx(peer, tmp_path_factory):
-    with contextlib.closing(Nginx(peer("nginx"), tmp_path_factory.mktemp("nginx"))) as started:
+    with contextlib.closing(Nginx(peer("nginx"), tmp_path_factory.mktemp("upstream"))) as started:
         yield started
 
 

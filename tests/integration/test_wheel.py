@@ -63,7 +63,10 @@ def ask(port, path):
 
 def test_the_wheel_holds_the_program_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"gw", "gw_rewrite"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
+        "gw",
+        *(f"gw_{folder.name}" for folder in (ROOT / "plugins").iterdir() if folder.is_dir()),
+    }
     assert "gw/py.typed" in names
     assert not [name for name in names if "test" in Path(name).name and not name.startswith("gw/testing/")]
 

@@ -52,6 +52,25 @@ async def test_a_shadow_changes_nothing_and_says_what_it_would_have_done(refuse:
     assert f.completed == 1
 
 
+class Wanderer(Filter):
+    """Sends the request elsewhere, and looks at what was asked for."""
+
+    name = "wanderer"
+
+    def __init__(self) -> None:
+        self.saw: list[tuple[str, str]] = []
+
+    async def on_request_headers(self, ex: Exchange) -> None:
+        self.saw.append((ex.matched_path, ex.asked_host))
+        ex.request.path, ex.request.host = "/elsewhere", "other.test"
+
+
+async def test_a_shadow_sees_what_was_asked_for_whatever_was_rewritten() -> None:
+    shadowed = Wanderer()
+    await drive([Wanderer(), Placed(shadowed, mode="shadow")], target="/here")
+    assert shadowed.saw == [("/here", "example.test")]
+
+
 async def test_a_shadowed_buffer_holds_nothing_back() -> None:
     played = await drive(Placed(Sign(), mode="shadow"), method="POST", body=[b"a", b"b"])
     assert played.log[:3] == ["dial", "up.start 0", "down.receive"]
@@ -110,3 +129,29 @@ async def test_a_note_of_a_filter_carries_its_stage() -> None:
     assert [(n.stage, n.plugin, n.verdict, n.reason) for n in played.notes] == [
         ("on_body", "talks", "counted", "talks.3")
     ]
+
+
+class Watcher(Filter):
+    name = "watcher"
+    explains = True
+
+    def on_complete(self, ex):
+        self.seen = [(note.plugin, note.stage, note.verdict) for note in ex.notes]
+        self.took = [note.took for note in ex.notes]
+        self.order = [note.at for note in ex.notes]
+
+
+class Passing(Filter):
+    name = "passing"
+
+    async def on_request_headers(self, ex):
+        ex.note("looked")
+
+
+async def test_a_filter_can_have_every_exchange_of_its_routes_explained():
+    watcher = Watcher()
+    await drive([watcher, Passing()])
+    assert watcher.seen == [("passing", "on_request_headers", "looked"), ("passing", "on_request_headers", "pass")]
+    assert all(took >= 0 for took in watcher.took)
+    assert watcher.took[0] <= watcher.took[1]
+    assert watcher.order == sorted(watcher.order)

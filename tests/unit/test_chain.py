@@ -11,8 +11,10 @@ from hypothesis import given, settings, strategies as st
 
 from gw import Attempt, Body, Exchange, Filter, Key, Order, Outcome, Reply, Response, Retry
 from gw.chain import Chain, ChainError
-from gw.limits import MAX_ATTEMPTS
+from gw.failures import Overtaken
+from gw.limits import MAX_ATTEMPTS, MAX_OVERTAKEN
 from gw.testing import check_filter, drive
+from gw.testing.drive import _Target
 
 
 class Named(Filter):
@@ -384,6 +386,17 @@ class TestAttempts:
         played = await drive([], disconnect=True)
         assert (played.status, played.reason) == (502, "gw.upstream_disconnect")
 
+    async def test_an_attempt_says_when_it_began_was_answered_and_was_over(self) -> None:
+        played = await drive([])
+        (attempt,) = played.exchange.attempts
+        assert 0 < attempt.started <= attempt.answered <= attempt.ended
+
+    async def test_an_attempt_that_failed_was_never_answered(self) -> None:
+        played = await drive([], refuse=True)
+        (attempt,) = played.exchange.attempts
+        assert attempt.answered == 0.0
+        assert attempt.started <= attempt.ended
+
 
 class TestChecks:
     @pytest.mark.parametrize("make", [Sign, Block, Shout, type("Plain", (Filter,), {"name": "plain"})])
@@ -442,3 +455,20 @@ def test_whatever_the_chunks_and_wherever_it_is_cancelled(
 def test_a_response_says_what_it_is_to_the_person_at_the_debugger() -> None:
     assert repr(Response(204)) == "<Response 204>"
     assert repr(Key("x")) == "<Key x>"
+
+
+@pytest.mark.parametrize(("times", "status"), [(MAX_OVERTAKEN, 200), (MAX_OVERTAKEN + 1, 502)])
+async def test_a_request_that_others_overtake_is_sent_again_and_not_for_ever(monkeypatch, times, status):
+    left = [times]
+    connect = _Target.connect
+
+    async def overtaken(self, attempt, *, fresh):
+        if left[0]:
+            left[0] -= 1
+            raise Overtaken("the connection was ended after it had answered others")
+        return await connect(self, attempt, fresh=fresh)
+
+    monkeypatch.setattr(_Target, "connect", overtaken)
+    played = await drive([])
+    assert played.status == status
+    assert left == [0]

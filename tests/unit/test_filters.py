@@ -30,6 +30,12 @@ class TestHeaders:
         headers.set("d", "last")
         assert list(headers)[-1] == ("d", "last")
 
+    def test_a_default_is_written_where_there_is_no_such_line(self):
+        headers = Headers.of([("ETag", "a")])
+        headers.setdefault("ETag", "b")
+        headers.setdefault("Age", "1")
+        assert headers.raw == [(b"etag", b"a"), (b"age", b"1")]
+
     def test_discard_removes_every_line_if_there_is_one(self):
         headers = Headers.of([("a", "1"), ("b", "2"), ("A", "3")])
         headers.discard("A")
@@ -41,6 +47,18 @@ class TestHeaders:
         copy = headers.copy()
         copy.add("b", "2")
         assert (len(headers), headers == copy, headers == Headers.of([("a", "1")])) == (1, False, True)
+
+    def test_a_value_can_be_had_as_it_came(self):
+        headers = Headers.of([("a", "1"), ("A", "2")])
+        assert (headers.find(b"a"), headers.find(b"b")) == (b"1", None)
+
+    def test_prepared_lines_are_appended_and_prepared_names_removed(self):
+        headers = Headers.of([("a", "1"), ("x-user", "forged"), ("content-length", "0"), ("X-User", "again")])
+        lines = Headers.of([("x-user", "alice")])
+        headers.discard_all(frozenset({b"x-user", b"content-length", b"absent"}))
+        headers.extend(lines)
+        assert list(headers) == [("a", "1"), ("content-length", "0"), ("x-user", "alice")]
+        assert list(lines) == [("x-user", "alice")]
 
     @pytest.mark.parametrize("value", ["a\r\nb", "a\nb", "a\rb", "a\0b"])
     def test_a_value_cannot_split_the_message(self, value):

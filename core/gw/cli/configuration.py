@@ -26,11 +26,15 @@ __all__ = [
     "described",
     "names",
     "options",
+    "pid_file_option",
+    "process_options",
+    "refuse_daemon",
     "refused",
     "source_of",
 ]
 
 DEFAULT_FILE = Path("config/gateway.yaml")
+DEFAULT_PID_FILE = "/tmp/gw.pid"  # noqa: S108 - the reference's; its owner, its type and its lock are checked
 LEVELS = ("trace", "debug", "info", "warn", "error", "critical")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -78,11 +82,48 @@ _OPTIONS = (
     click.option(
         "-l", "--log-level", "level", type=click.Choice(LEVELS), help="The least serious level that is logged."
     ),
+    click.option(
+        "-w", "--workers", type=click.IntRange(min=0), metavar="N", help="Processes that serve; 0 means one a core."
+    ),
+    click.option("--no-health-endpoint", is_flag=True, help="Have no /health."),
+    click.option("--no-ready-endpoint", is_flag=True, help="Have no /ready."),
+    click.option("--no-stats-endpoint", is_flag=True, help="Have no /stats."),
+    click.option("--no-metrics-endpoint", is_flag=True, help="Have no Prometheus endpoint."),
     click.option("--plugins", metavar="A,B", callback=checked(names), help="Plugins, in the order of their filters."),
     click.option(
         "--to", metavar="URL", callback=checked(hosts.origin), help="Pass everything on to this URL; reads no file."
     ),
 )
+
+
+_PID_FILE = click.option(
+    "-P",
+    "--pid-file",
+    metavar="FILE",
+    envvar="GW_PID_FILE",
+    default=DEFAULT_PID_FILE,
+    show_default=True,
+    help="The pid file; empty for none. The control socket stands beside it.",
+)
+_DAEMON = click.option("-d", "--daemonize", "daemon", is_flag=True, help="Go on in the background when it serves.")
+
+
+def pid_file_option(command: Command) -> Command:
+    """Give *command* the option that says which gateway is meant, as ``pid_file``."""
+    return _PID_FILE(command)
+
+
+def process_options(command: Command) -> Command:
+    """Give *command* the options about the process that serves."""
+    return _PID_FILE(_DAEMON(command))
+
+
+def refuse_daemon(loaded: Loaded, pid_file: str) -> None:
+    """Exit with 1, and say why, if *loaded* cannot be served by a daemon."""
+    found = [*import_module("gw.ops.daemon").problems(loaded, pid_file)]
+    if found:
+        raise refused(loaded.refuse(found))
+    described(loaded)  # what would keep it from serving is told while there is a terminal
 
 
 def options(command: Command) -> Command:
@@ -98,16 +139,38 @@ def configured(
     bind_host: str | None,
     bind_port: int | None,
     level: str | None,
+    workers: int | None,
+    no_health_endpoint: bool,
+    no_ready_endpoint: bool,
+    no_stats_endpoint: bool,
+    no_metrics_endpoint: bool,
     plugins: list[str] | None,
     to: tuple[str, int] | None,
+    absolute: bool = False,
 ) -> Loaded:
-    """Load what the options ask for. Says on standard error what is wrong; exits with 1 if it cannot be used."""
+    """Load what the options ask for. Says on standard error what is wrong; exits with 1 if it cannot be used.
+
+    *absolute*: the file must be found again from another working directory.
+    """
     if to is not None and file is not None:
         raise click.UsageError("--to works without a file; leave -c out, or put the URL into upstreams in the file")
-    given = {"bind_host": bind_host, "bind_port": bind_port, "log.level": level, "plugins": plugins}
+    given = {
+        "bind_host": bind_host,
+        "bind_port": bind_port,
+        "log.level": level,
+        "workers": workers,
+        "plugins": plugins,
+        "status.health": False if no_health_endpoint else None,
+        "status.ready": False if no_ready_endpoint else None,
+        "status.stats": False if no_stats_endpoint else None,
+        "status.metrics": False if no_metrics_endpoint else None,
+    }
     overrides = {key: value for key, value in given.items() if value is not None}
+    source = _everything_to(*to) if to is not None else source_of(file)
+    if absolute and isinstance(source, Path):
+        source = source.absolute()
     try:
-        loaded = load(_everything_to(*to) if to is not None else source_of(file), overrides=overrides)
+        loaded = load(source, overrides=overrides)
     except ConfigError as error:
         raise refused(error) from error
     for warning in loaded.warnings:

@@ -11,6 +11,12 @@ __all__ = ["cli", "main"]
 
 COMMANDS: Mapping[str, str] = {
     "serve": "gw.cli.serve",
+    "stop": "gw.cli.stop",
+    "reload": "gw.cli.reload",
+    "plan": "gw.cli.plan",
+    "status": "gw.cli.status",
+    "top": "gw.cli.top",
+    "order": "gw.cli.order",
     "validate": "gw.cli.validate",
     "config": "gw.cli.config",
     "routes": "gw.cli.routes",

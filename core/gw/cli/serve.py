@@ -7,16 +7,19 @@ from typing import Any
 
 import click
 
-from gw.cli.configuration import configured, options
+from gw.cli.configuration import configured, options, process_options, refuse_daemon
 
 __all__ = ["command"]
 
 
 @click.command("serve")
 @options
+@process_options
 @click.pass_context
-def command(ctx: click.Context, /, **chosen: Any) -> None:
+def command(ctx: click.Context, /, pid_file: str, daemon: bool, **chosen: Any) -> None:
     """Run the gateway."""
-    loaded = configured(**chosen)
+    loaded = configured(**chosen, absolute=daemon)
+    if daemon:
+        refuse_daemon(loaded, pid_file)
     # Only now: a configuration that is refused should not wait for the whole gateway to be imported.
-    ctx.exit(import_module("gw.gateway").run(loaded))
+    ctx.exit(import_module("gw.ops.process").run(loaded, pid_file=pid_file, daemon=daemon))

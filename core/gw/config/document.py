@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -42,7 +41,7 @@ _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[eE]
 _VARIABLE = re.compile(r"(\$?)\$\{(?=[A-Z_])(?:([A-Z0-9_]+)(?::-([^}]*))?\})?", re.ASCII)
 
 
-_NONE: Mapping[str | int, Any] = MappingProxyType({})
+_NONE: Mapping[str | int, Any] = {}  # a plain one, so that a document can be sent to a worker
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
-__all__ = ["host", "host_pattern", "is_address", "origin"]
+__all__ = ["address", "host", "host_pattern", "is_address", "origin"]
 
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 MAX_NAME = 253
@@ -48,6 +48,14 @@ def host_pattern(text: str) -> str:
     if name != text and not _is_name(name):
         raise ValueError(f"{text!r}: after '*.' there must be a host name")
     return text.lower() if name != text else host(text).lower()
+
+
+def address(text: str) -> tuple[str, int]:
+    """Split ``host:port``, IPv6 in brackets, into host and port. Raises `ValueError`."""
+    name, colon, digits = text.rpartition(":")
+    if not (colon and digits.isascii() and digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535):
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:9901")
+    return host(name), int(digits)
 
 
 def origin(url: str) -> tuple[str, int]:

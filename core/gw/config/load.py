@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,8 @@ from pydantic import ValidationError
 from gw.config import rules
 from gw.config.document import Document, adopt, read
 from gw.config.errors import ConfigError, Located, Path, did_you_mean, explain
-from gw.config.model import GatewayConfig, RouteConfig, UpstreamConfig, is_free, with_sections
+from gw.config.model import GatewayConfig, RouteConfig, is_free, with_sections
+from gw.config.upstream import UpstreamConfig
 from gw.hookspecs import Problem, Section
 from gw.limits import MAX_VALUE_FILE_SIZE
 from gw.plugins import PluginError, PluginSet, standard
@@ -32,7 +33,7 @@ from gw.plugins import PluginError, PluginSet, standard
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["Loaded", "load", "load_plugins", "schema"]
+__all__ = ["Loaded", "load", "load_plugins", "schema", "unpack"]
 
 Source = File | Mapping[str, Any] | None
 """A file, the values themselves, or nothing but the defaults."""
@@ -46,15 +47,32 @@ PREFIXES = ("GW_", "REACTOR_")
 VARIABLES: Mapping[str, Path] = {
     "BIND_HOST": ("bind_host",),
     "BIND_PORT": ("bind_port",),
+    "DNS_LOOKUP_FAMILY": ("dns", "lookup_family"),
+    "DNS_OVERALL_TIMEOUT_MS": ("dns", "overall_timeout_ms"),
+    "DNS_RESOLVE_TIMEOUT_MS": ("dns", "resolve_timeout_ms"),
+    "DNS_STALE_ON_ERROR": ("dns", "stale_on_error"),
+    "HTTP2_ENABLED": ("http2", "enabled"),
+    "HTTP2_ENABLE_PUSH": ("http2", "enable_push"),
+    "HTTP2_INITIAL_WINDOW_SIZE": ("http2", "initial_window_size"),
+    "HTTP2_MAX_CONCURRENT_STREAMS": ("http2", "max_concurrent_streams"),
+    "HTTP2_MAX_FRAME_SIZE": ("http2", "max_frame_size"),
+    "HTTP2_MAX_HEADER_LIST_SIZE": ("http2", "max_header_list_size"),
     "IDLE_TIMEOUT": ("idle_timeout_sec",),
     "LOG_FILE": ("log", "file"),
     "LOG_LEVEL": ("log", "level"),
     "MAX_CONNECTIONS": ("max_connections",),
+    "RATE_LIMIT_DRY_RUN": ("rate_limit", "dry_run"),
+    "RATE_LIMIT_ENABLED": ("rate_limit", "enabled"),
+    "RATE_LIMIT_STATUS_CODE": ("rate_limit", "status_code"),
     "REQUEST_TIMEOUT": ("request_timeout_sec",),
     "SHUTDOWN_DRAIN_TIMEOUT": ("shutdown_drain_timeout_sec",),
+    "TLS_CERT": ("tls", "cert_file"),
+    "TLS_ENABLED": ("tls", "enabled"),
+    "TLS_KEY": ("tls", "key_file"),
+    "WORKER_THREADS": ("workers",),
+    "WORKERS": ("workers",),
 }
 
-_LATER_VARIABLES = re.compile(r"(?:TLS|HTTP2|RATE_LIMIT|DNS)_[A-Z0-9_]+|WORKER_THREADS")
 """The other variables of behaviour 3.1, whose keys this version does not have."""
 
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes"), True), **dict.fromkeys(("0", "false", "no"), False)}
@@ -71,12 +89,20 @@ class Loaded:
     config: GatewayConfig
     plugins: PluginSet
     warnings: tuple[Located, ...]
-    again: Callable[[], Loaded]
-    """Load from the same source, environment and options once more: what a reload does. Raises `ConfigError`."""
+    again: Callable[..., Loaded]
+    """Load from the same source, or from the one given, with the same environment and options. Raises `ConfigError`."""
     _document: Document
 
     def __repr__(self) -> str:
         return f"<Loaded {self._document.name}, plugins: {', '.join(self.plugins.names) or 'none'}>"  # no values: some are secret
+
+    def pack(self) -> bytes:
+        """Return all that `unpack` needs to make the same configuration in another process, secrets included.
+
+        Nothing is read again there: neither files nor the environment, which may have changed meanwhile. The bytes go
+        from a supervisor to the workers that it started, over sockets that nobody else can open, and never back.
+        """
+        return pickle.dumps(replace(self._document, problems=[]))
 
     def position(self, path: Path) -> str:
         """Say where *path* was set, as ``file:line:column``, or where it would stand."""
@@ -87,7 +113,10 @@ class Loaded:
         sections = self.plugins[plugin].sections
         if sections is None or getattr(sections, level) is None:
             return None
-        found: Section | None = getattr(self.config if of is None else of, sections.name)
+        holder: Any = self.config if of is None else of
+        if level == "upstream" and sections.in_proxy:
+            holder = holder.proxy
+        found: Section | None = getattr(holder, sections.name)
         return found
 
     def refuse(self, problems: Iterable[Problem]) -> ConfigError:
@@ -126,7 +155,10 @@ def load(
     are used, if given, instead of loading those that the configuration names.
     """
     environ = os.environ if environ is None else environ
-    again = partial(load, source, environ=environ, overrides=overrides, plugins=plugins)
+
+    def again(other: Source = source, given: PluginSet | None = plugins) -> Loaded:
+        return load(other, environ=environ, overrides=overrides, plugins=given)
+
     document = _open(source, environ)
     _set_from_environment(document, environ)
     for key, value in (overrides or {}).items():
@@ -134,6 +166,8 @@ def load(
         document.put(path, value)
         document.origins[path] = "command line"
         document.outside.pop(path, None)
+    if ("workers",) in document.origins:  # whichever name the document has for it
+        document.tree.pop("worker_threads", None)
 
     refused: list[str] = []
     if plugins is None:
@@ -151,6 +185,23 @@ def load(
     if config is None or any(each.problem.level == "error" for each in found):
         raise ConfigError(found)
     return Loaded(config, plugins, tuple(found), again, document)
+
+
+def unpack(data: bytes) -> Loaded:
+    """Return the configuration that `Loaded.pack` made *data* of. Only for what our own supervisor sent: it is pickled.
+
+    Raises `ConfigError`, for instance where a plugin was removed meanwhile. It cannot be loaded `again`.
+    """
+    document: Document = pickle.loads(data)  # noqa: S301 - our parent's, as `pack` says
+    plugins, refused = _load_plugins(document)
+    config, problems = _validate(_model(plugins), document, plugins, refused)
+    if config is None or document.problems:
+        raise ConfigError([*document.problems, *map(document.locate, problems)])
+    return Loaded(config, plugins, (), _only_once, document)
+
+
+def _only_once() -> Loaded:
+    raise ConfigError([Located(Problem((), "is loaded by the supervisor, and cannot be read again here"), "worker")])
 
 
 def load_plugins(source: Source, *, environ: Mapping[str, str] | None = None) -> PluginSet:
@@ -236,9 +287,6 @@ def _set_from_environment(document: Document, environ: Mapping[str, str]) -> Non
                 document.put(path, environ[variable])
                 document.origins[path] = origin
                 document.outside[path] = None
-            elif _LATER_VARIABLES.fullmatch(name):
-                warning = Problem((), "is not supported by this version of gw and has no effect", "warning")
-                document.problems.append(Located(warning, origin))
             elif near := did_you_mean(variable, [prefix + known for known in VARIABLES], likeness=0.85):
                 warning = Problem((), f"is not a setting and has no effect{near}", "warning")
                 document.problems.append(Located(warning, origin))

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
+    SecretStr,
     Tag,
     ValidationInfo,
     create_model,
@@ -25,39 +25,45 @@ from pydantic import (
     model_validator,
 )
 
+from gw.config.resilience import DnsConfig, HedgingConfig, RetryConfig
+from gw.config.settings import Settings
+from gw.config.tls import BindPort, ListenerConfig, TlsConfig
+from gw.config.upstream import HeaderRewriteConfig, ProxyConfig, UpstreamConfig
 from gw.config.values import (
+    Address,
     FieldName,
     FieldValue,
     Host,
     HostPatterns,
     LogFile,
+    LogLevel,
     Methods,
+    Milliseconds,
     Name,
     Natural,
     Network,
+    Origins,
     Path,
     PathPrefix,
     PluginNames,
-    Port,
     Positive,
-    ReferenceMethods,
     Regex,
     ResponseTimeout,
-    RoutePrefix,
     StreamDuration,
     StreamIdle,
-    Weight,
 )
 from gw.hookspecs import Sections
-from gw.keys import Endpoint
+from gw.limits import (
+    FLOOD_EMPTY_DATA,
+    FLOOD_PINGS,
+    FLOOD_PRIORITIES,
+    FLOOD_RESETS,
+    FLOOD_SETTINGS,
+    FLOOD_WINDOW_UPDATES,
+    MAX_WORKERS,
+)
 
-__all__ = ["GatewayConfig", "ProxyConfig", "RouteConfig", "UpstreamConfig", "is_free", "with_sections"]
-
-
-class Settings(BaseModel):
-    """What every group of keys has in common: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+__all__ = ["GatewayConfig", "RouteConfig", "is_free", "with_sections"]
 
 
 # --- the gateway ---------------------------------------------------------------------------------
@@ -103,7 +109,7 @@ class AccessLogConfig(Settings):
 class LogConfig(Settings):
     """The gateway's own log."""
 
-    level: Literal["trace", "debug", "info", "warn", "error", "critical"] = "info"
+    level: LogLevel = "info"
     """The least serious level that is written."""
     file: LogFile = ""
     """The file; empty means standard error only."""
@@ -113,6 +119,8 @@ class LogConfig(Settings):
     """How many files are kept."""
     format: Literal["text", "json"] = "text"
     """`json` writes one object a line."""
+    levels: dict[str, LogLevel] = Field(default_factory=dict)
+    """Levels of single parts, such as `{chain: debug, auth: trace}`: what stands after `gw.` in a line of the log."""
     access: AccessLogConfig = AccessLogConfig()
     """The access log."""
 
@@ -121,6 +129,35 @@ class LogConfig(Settings):
     def _counts_with_a_file(cls, value: int, info: ValidationInfo) -> int:
         if value < 1 and info.data.get("file"):
             raise ValueError(f"must be at least 1 where log.file is set, not {value}")
+        return value
+
+
+class StatusConfig(Settings):
+    """What the gateway says about itself to anyone who can reach it. A configured route for such a path takes its place."""
+
+    health: bool = True
+    """`/health`: it is alive."""
+    ready: bool = True
+    """`/ready`: it wants new requests; 503 while it drains."""
+    stats: bool = True
+    """`/stats`: its figures, those of all workers together. They name upstreams and their addresses."""
+    metrics: bool = True
+    """Whether plugins may have a path for Prometheus to scrape; what is there, and at which path, is theirs to say."""
+
+
+class AdminConfig(Settings):
+    """A listener for operators, with everything that the control socket of `gw` has."""
+
+    bind: Address = "127.0.0.1:9901"
+    """Host and port."""
+    token: SecretStr
+    """What a request must bring, as `Authorization: Bearer ...`; at least 16 characters."""
+
+    @field_validator("token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters, so that it cannot be guessed")
         return value
 
 
@@ -150,122 +187,80 @@ class Http1Config(Settings):
     """Water marks of bodies."""
 
 
-# --- upstreams -----------------------------------------------------------------------------------
+class FloodConfig(Settings):
+    """Frames that cost the gateway and give the client nothing: how many it may send in 10 seconds."""
+
+    settings: Positive = FLOOD_SETTINGS
+    """SETTINGS."""
+    ping: Positive = FLOOD_PINGS
+    """PING."""
+    reset: Positive = FLOOD_RESETS
+    """Streams reset by the client, or by us because of what it sent on them."""
+    empty_data: Positive = FLOOD_EMPTY_DATA
+    """DATA with nothing in it."""
+    priority: Positive = FLOOD_PRIORITIES
+    """PRIORITY, PRIORITY_UPDATE, and frames of unknown types."""
+    window_update: Positive = FLOOD_WINDOW_UPDATES
+    """WINDOW_UPDATE, beyond ten for each DATA frame that was sent."""
 
 
-class EndpointConfig(Settings):
-    """One address of an upstream."""
+class Http2StreamingConfig(StreamingConfig):
+    """How much of a body may wait for a slow receiver, on one stream."""
 
-    host: Host
-    """Address or host name."""
-    port: Port = 80
-    """TCP port."""
-    weight: Weight = 1
-    """Its share of the requests, among the upstream's endpoints."""
+    window_update_bytes: Positive = 32_768
+    """Accepted for the reference's sake: window is given back when half of it has been used."""
 
 
-class PoolConfig(Settings):
-    """Connections to an upstream."""
+class Http2Config(Settings):
+    """HTTP/2 with clients."""
 
-    max_connections: Positive = 64
-    """Connections in all."""
-    max_idle_connections: Natural = 16
-    """Of them, how many may wait for the next request; at most `max_connections`."""
-    connect_timeout_ms: Annotated[int, Field(ge=1000)] = 5000
-    """How long connecting may take."""
-    idle_timeout_sec: Positive = 90
-    """How long a connection may wait for the next request."""
-    max_lifetime_sec: Natural = 3600
-    """Age at which a connection takes no further request; 0 means never."""
-    max_requests_per_conn: Natural = 0
-    """Requests after which a connection takes no further one; 0 means never."""
-    max_queue: Natural = 256
-    """Requests that may wait for a connection; beyond it 503."""
-    queue_timeout_ms: Positive | None = None
-    """How long a request may wait for a connection; null means as long as `connect_timeout_ms`."""
-
-    @field_validator("max_idle_connections")
-    @classmethod
-    def _within_all(cls, value: int, info: ValidationInfo) -> int:
-        most = info.data.get("max_connections")
-        if most is not None and value > most:
-            raise ValueError(f"must be at most max_connections ({most}), not {value}")
-        return value
-
-    model_config = ConfigDict(validate_default=True)
+    enabled: bool = True
+    """Whether it is spoken: by ALPN over TLS, by prior knowledge in cleartext."""
+    max_concurrent_streams: Positive = 100
+    """Streams that a client may have open at once."""
+    initial_window_size: Annotated[int, Field(ge=1, le=2**31 - 1)] = 65_535
+    """Bytes of a request's body that may wait for the upstream."""
+    max_frame_size: Annotated[int, Field(ge=16_384, le=16_777_215)] = 16_384
+    """The largest frame that a client may send."""
+    max_header_list_size: Annotated[int, Field(ge=4096)] = 65_536
+    """The largest head, as HTTP/2 counts it: names, values and 32 bytes a field. Beyond it the stream is reset."""
+    enable_push: bool = False
+    """Whether handlers may push."""
+    max_connection_age_sec: Natural = 0
+    """Age at which a connection is closed in good order; 0 means never."""
+    streaming: Http2StreamingConfig = Http2StreamingConfig()
+    """Water marks of bodies."""
+    flood: FloodConfig = FloodConfig()
+    """Abuse."""
 
 
-class HeaderRewriteConfig(Settings):
-    """What the gateway itself says in the headers that it passes on."""
+class WebSocketConfig(Settings):
+    """WebSockets with clients, to an upstream or a handler."""
 
-    set_x_forwarded_for: bool = True
-    """Append the client's address to `X-Forwarded-For`."""
-    set_x_forwarded_proto: bool = True
-    """Say in `X-Forwarded-Proto` whether the client spoke http or https."""
-    set_x_forwarded_host: bool = True
-    """Say in `X-Forwarded-Host` which host the client asked for."""
-    set_forwarded: bool = False
-    """Append an element to `Forwarded` (RFC 7239)."""
-    set_via_header: bool = True
-    """Append to `Via`, in both directions."""
-    rewrite_host: bool = True
-    """Send the upstream's own host as `Host`, rather than the client's."""
-
-    def over(self, lower: HeaderRewriteConfig) -> HeaderRewriteConfig:
-        """Return *lower* with the keys that are set here, as a route's settings stand over its upstream's."""
-        return lower.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
+    enabled: bool = True
+    """Whether requests may become one; otherwise 404."""
+    origins: Origins = ()
+    """Pages that browsers may open one from, such as `https://app.example.com`; empty means all. Others get 403."""
+    compression: Literal["relay", "off"] = "relay"
+    """`relay` lets both ends agree on permessage-deflate, `off` keeps the client's offer back."""
+    idle_timeout_sec: Natural | None = None
+    """How long nothing may be said in either direction; 0 means no limit, null as long as the gateway's own."""
+    ping_interval_sec: Natural = 0
+    """Silence after which a side is sent a ping; 0 means never."""
+    ping_timeout_sec: Positive = 20
+    """How long it may take to say anything then, before it is taken to be gone."""
 
 
-class ProxyConfig(Settings):
-    """How requests are passed on to an upstream."""
+class RouteWebSocketConfig(WebSocketConfig):
+    """WebSockets of one route; what is left out is as the gateway has it."""
 
-    route_prefix: RoutePrefix = ""
-    """A path or pattern that makes a route to this upstream; empty makes none."""
-    strip_prefix: bool = False
-    """Send only what follows the prefix."""
-    methods: ReferenceMethods = ()
-    """Methods of that route; empty means all."""
-    response_timeout_ms: ResponseTimeout = 30_000
-    """From the end of the request to the response's head: 0 for no limit, or at least 1000."""
-    stream_idle_timeout_sec: StreamIdle = 30
-    """The longest pause in a response's body, event streams excepted; 0 means no limit."""
-    stream_max_duration_sec: StreamDuration = 0
-    """The longest time a response's body may take; 0 means no limit."""
-    forward_trailers: bool = True
-    """Pass trailers on, in both directions."""
-    header_rewrite: HeaderRewriteConfig = HeaderRewriteConfig()
-    """Headers that the gateway sets."""
+    max_message_size: Natural | None = None
+    """Instead of `max_ws_message_size`."""
 
-
-class UpstreamConfig(Settings):
-    """A service that requests are sent to."""
-
-    name: Name
-    """How routes call it."""
-    host: Host | None = None
-    """Its only address; the other form is `endpoints`."""
-    port: Port = 80
-    """The port of `host`."""
-    endpoints: Annotated[tuple[EndpointConfig, ...], Field(min_length=1)] | None = None
-    """Its addresses; the other form is `host` and `port`."""
-    pool: PoolConfig = PoolConfig()
-    """Connections."""
-    proxy: ProxyConfig = ProxyConfig()
-    """Passing requests on."""
-
-    @model_validator(mode="after")
-    def _one_form(self) -> UpstreamConfig:
-        if self.host is None and self.endpoints is None:
-            raise ValueError("has no address; give host and port, or endpoints")
-        if self.endpoints is not None and not self.model_fields_set.isdisjoint({"host", "port"}):
-            raise ValueError("has both host or port and endpoints; keep one form")
-        return self
-
-    def addresses(self) -> tuple[Endpoint, ...]:
-        """Return its endpoints, whichever form they are written in."""
-        if self.host is not None:
-            return (Endpoint(self.host, self.port),)
-        return tuple(Endpoint(each.host, each.port, each.weight) for each in self.endpoints or ())
+    def over(self, lower: WebSocketConfig) -> WebSocketConfig:
+        """Return the gateway's settings with the keys that are set here."""
+        own = {key: getattr(self, key) for key in self.model_fields_set & set(WebSocketConfig.model_fields)}
+        return lower.model_copy(update=own)
 
 
 # --- routes --------------------------------------------------------------------------------------
@@ -337,13 +332,43 @@ class MatchConfig(Settings):
         return f"{methods}{','.join(self.host)}{path}"
 
 
+class CanaryConfig(Settings):
+    """Requests that go to an upstream whatever the weights say: exactly one of `header` and `cookie`."""
+
+    header: FieldName | None = None
+    """Name of a header that they have."""
+    cookie: FieldName | None = None
+    """Name of a cookie that they have."""
+    value: str | None = None
+    """Its value; null means any."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> CanaryConfig:
+        if (self.header is None) == (self.cookie is None):
+            raise ValueError("must have exactly one of header, cookie")
+        return self
+
+
+class MirrorConfig(Settings):
+    """Copies of a route's requests for another upstream. The client notices nothing of it."""
+
+    upstream: Name
+    """Where they are sent; what it answers is thrown away."""
+    percent: Annotated[float, Field(ge=0, le=100)] = 100
+    """Of how many of the requests, chosen at random."""
+    max_body_bytes: Annotated[int, Field(ge=0, le=67_108_864)] = 65_536
+    """The longest body that is copied; a request with a longer one is not."""
+
+
 class WeightedUpstream(Settings):
     """One of several upstreams of a route."""
 
     name: Name
     """Name of the upstream."""
     weight: Annotated[int, Field(ge=0, le=65535)] = 1
-    """Its share of the requests; 0 takes it out."""
+    """Its share of the requests; 0 takes it out, but for those that `when` says."""
+    when: CanaryConfig | None = None
+    """Requests that go there in any case; the first upstream that claims one gets it."""
 
 
 class RouteConfig(Settings):
@@ -357,18 +382,34 @@ class RouteConfig(Settings):
     """Where to send them. Without an upstream a plugin has to answer."""
     upstreams: Annotated[tuple[WeightedUpstream, ...], Field(min_length=1)] | None = None
     """Several upstreams, by weight."""
+    mirror: MirrorConfig | None = None
+    """Send copies of its requests to another upstream."""
     strip_prefix: bool | None = None
     """Send only what follows the prefix, or what the pattern's catch-all matched."""
     response_timeout_ms: ResponseTimeout | None = None
+    """Instead of the upstream's."""
+    send_timeout_ms: Milliseconds | None = None
+    """Instead of the upstream's."""
+    exchange_timeout_ms: Milliseconds | None = None
+    """Instead of the upstream's."""
+    client_timeout: Literal["never", "trusted", "always"] | None = None
     """Instead of the upstream's."""
     stream_idle_timeout_sec: StreamIdle | None = None
     """Instead of the upstream's."""
     stream_max_duration_sec: StreamDuration | None = None
     """Instead of the upstream's."""
+    buffering: Literal["auto", "always", "never"] | None = None
+    """Instead of the upstream's."""
+    retry: RetryConfig | None = None
+    """Instead of the upstream's, key by key."""
+    hedging: HedgingConfig | None = None
+    """Instead of the upstream's."""
     max_body_size: Natural | None = None
     """Instead of the gateway's."""
     header_rewrite: HeaderRewriteConfig | None = None
     """Instead of the upstream's, key by key."""
+    websocket: RouteWebSocketConfig | None = None
+    """Instead of the gateway's, key by key."""
     plugins: PluginNames | None = None
     """The plugins of this route, in the order of their filters; left out, all that are loaded."""
 
@@ -379,6 +420,10 @@ class RouteConfig(Settings):
         if self.upstreams is not None and not any(each.weight for each in self.upstreams):
             raise ValueError("has no upstream with a weight above 0")
         return self
+
+    def canaries(self) -> Mapping[str, CanaryConfig]:
+        """Return what its upstreams claim for themselves, by their names."""
+        return {each.name: each.when for each in self.upstreams or () if each.when is not None}
 
     def targets(self) -> tuple[tuple[str, int], ...]:
         """Return name and weight of its upstreams; nothing for a route that answers by itself."""
@@ -394,8 +439,12 @@ class GatewayConfig(Settings):
     """What is loaded, in the order of the filters; left out, our own plugins in their standard order."""
     bind_host: Host = "127.0.0.1"
     """Where to listen: an address, or a name that is resolved at start."""
-    bind_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    bind_port: BindPort = 8080
     """TCP port; 0 takes a free one and logs it."""
+    tls: TlsConfig = TlsConfig()
+    """TLS at that address."""
+    listeners: tuple[ListenerConfig, ...] = ()
+    """More addresses to listen on; the only ones, where none of `bind_host`, `bind_port` and `tls` is set."""
     max_connections: Natural = 10_000
     """Clients connected at once; 0 means no limit."""
     idle_timeout_sec: Natural = 300
@@ -404,6 +453,8 @@ class GatewayConfig(Settings):
     """A request's head: target, names and values; 0 means no limit. Beyond it 431."""
     max_body_size: Natural = 1_048_576
     """A request's body; 0 means no limit. Beyond it 413."""
+    max_ws_message_size: Annotated[int, Field(ge=0, le=2**63 - 1)] = 16_777_216
+    """A WebSocket message, fragments together and inflated; 0 means no limit. Beyond it close code 1009."""
     request_timeout_sec: Natural = 30
     """From a request's first byte to the end of its head; 0 means no limit. Beyond it 408."""
     body_timeout_sec: Natural = 30
@@ -416,6 +467,16 @@ class GatewayConfig(Settings):
     """Bytes per second that a client must take, over each `send_timeout_sec`, while more waits for it; 0 means any."""
     shutdown_drain_timeout_sec: Annotated[int, Field(ge=0, le=300)] = 30
     """How long exchanges may go on after the gateway was told to stop; 0 means not at all."""
+    drain_delay_sec: Annotated[int, Field(ge=0, le=300)] = 0
+    """Of that time, how long it goes on as before with only `/ready` failing, so that load balancers notice."""
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] | None = None
+    """Processes that serve: 0 or none means one for each core, 1 means no supervisor beside it."""
+    worker_threads: Annotated[int, Field(ge=0, le=MAX_WORKERS)] | None = None
+    """The reference's name for `workers`."""
+    status: StatusConfig = StatusConfig()
+    """What it says about itself on its listeners."""
+    admin: AdminConfig | None = None
+    """A listener for operators; none means none."""
     max_requests_per_connection: Natural = 0
     """Requests after which a client's connection is closed; 0 means no limit."""
     engine: Literal["auto", "pure", "native"] = "auto"
@@ -436,10 +497,37 @@ class GatewayConfig(Settings):
     """Logs."""
     http1: Http1Config = Http1Config()
     """HTTP/1.1 with clients."""
+    http2: Http2Config = Http2Config()
+    """HTTP/2 with clients."""
+    dns: DnsConfig = DnsConfig()
+    """Names of upstreams."""
+    websocket: WebSocketConfig = WebSocketConfig()
+    """WebSockets."""
     upstreams: tuple[UpstreamConfig, ...] = ()
     """Services that requests are sent to."""
     routes: tuple[RouteConfig, ...] = ()
     """Which requests go where, beside the routes that `proxy.route_prefix` makes."""
+
+    @model_validator(mode="after")
+    def _one_number_of_workers(self) -> GatewayConfig:
+        if self.workers is not None and self.worker_threads is not None:
+            raise ValueError("has both workers and worker_threads; keep workers")
+        return self
+
+    def places(self) -> dict[str, tuple[str, int]]:
+        """Return host and port of each listener, by its name."""
+        return {each.name: (each.bind_host, each.bind_port) for each in self.all_listeners()}
+
+    def processes(self) -> int:
+        """Return how many processes are to serve; 0 for one on each core."""
+        return self.workers or self.worker_threads or 0
+
+    def all_listeners(self) -> tuple[ListenerConfig, ...]:
+        """Return every address to listen on; the one that the keys beside `listeners` describe comes first, as ``main``."""
+        if self.listeners and self.model_fields_set.isdisjoint({"bind_host", "bind_port", "tls"}):
+            return self.listeners
+        main = ListenerConfig(name="main", bind_host=self.bind_host, bind_port=self.bind_port, tls=self.tls)
+        return (main, *self.listeners)
 
     def route_names(self) -> tuple[str, ...]:
         """Return a name for each of `routes`, no two alike: its own, else what it matches."""
@@ -458,7 +546,12 @@ class GatewayConfig(Settings):
 
 # --- with the plugins' sections ------------------------------------------------------------------
 
-LEVELS: Mapping[str, type[Settings]] = {"gateway": GatewayConfig, "upstream": UpstreamConfig, "route": RouteConfig}
+LEVELS: Mapping[str, type[Settings]] = {
+    "gateway": GatewayConfig,
+    "upstream": UpstreamConfig,
+    "proxy": ProxyConfig,
+    "route": RouteConfig,
+}
 
 
 def is_free(section: str) -> bool:
@@ -471,11 +564,17 @@ def with_sections(sections: Iterable[Sections]) -> type[GatewayConfig]:
     """Return the model of a whole configuration: the core's keys, and *sections* at the levels where they are accepted."""
     found = tuple(sections)
 
-    def fields(level: str) -> dict[str, Any]:
-        models = ((each.name, getattr(each, level)) for each in found)
+    def fields(level: str, *, in_proxy: bool = False) -> dict[str, Any]:
+        models = (
+            (each.name, getattr(each, level)) for each in found if level != "upstream" or each.in_proxy == in_proxy
+        )
         return {name: (model | None, None) for name, model in models if model is not None}
 
-    upstream = create_model("UpstreamConfig", __base__=UpstreamConfig, **fields("upstream"))
+    held = fields("upstream")
+    if passing := fields("upstream", in_proxy=True):
+        proxy = create_model("ProxyConfig", __base__=ProxyConfig, **passing)
+        held["proxy"] = (proxy, Field(proxy(), description=UpstreamConfig.model_fields["proxy"].description))
+    upstream = create_model("UpstreamConfig", __base__=UpstreamConfig, **held)
     route = create_model("RouteConfig", __base__=RouteConfig, **fields("route"))
     known = GatewayConfig.model_fields
     lists: dict[str, Any] = {

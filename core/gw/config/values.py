@@ -14,15 +14,20 @@ from pydantic import AfterValidator, Discriminator, Field, PlainSerializer, Plai
 from gw.config import hosts
 
 __all__ = [
+    "Address",
+    "AppName",
     "FieldName",
     "FieldValue",
     "Host",
     "HostPatterns",
     "LogFile",
+    "LogLevel",
     "Methods",
+    "Milliseconds",
     "Name",
     "Natural",
     "Network",
+    "Origins",
     "Path",
     "PathPrefix",
     "PluginNames",
@@ -38,6 +43,8 @@ __all__ = [
 ]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+|null", re.ASCII | re.IGNORECASE)
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:
@@ -61,6 +68,13 @@ def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
 def _not_blank(text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError("must be a name: printable, and not only spaces")
+    return text
+
+
+def _app_name(text: str) -> str:
+    module, _, attribute = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+        raise ValueError(f"must be a module and an attribute, such as package.module:app, not {text!r}")
     return text
 
 
@@ -108,6 +122,12 @@ def _field_value(text: str) -> str:
     return text
 
 
+def _origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(f"{text!r} is not an origin, such as 'https://app.example.com' or 'http://localhost:3000'")
+    return text.lower()
+
+
 def _log_file(text: str) -> str:
     if text and text.rsplit("/", 1)[-1] in {"", ".", ".."}:
         raise ValueError(f"{text!r} is not the name of a file")
@@ -120,10 +140,17 @@ def _zero_or_second(value: int | None) -> int | None:
     return value
 
 
+def _address(text: str) -> str:
+    hosts.address(text)
+    return text
+
+
 def _text_or_list(value: object) -> str:
     return "list" if isinstance(value, list | tuple) else "text"
 
 
+Address = Annotated[str, AfterValidator(_address)]
+AppName = Annotated[str, AfterValidator(_app_name)]
 Host = Annotated[str, AfterValidator(hosts.host)]
 HostPattern = Annotated[str, AfterValidator(hosts.host_pattern)]
 Network = Annotated[
@@ -134,6 +161,7 @@ Network = Annotated[
 ]
 Name = Annotated[str, AfterValidator(_not_blank)]
 PluginNames = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
+LogLevel = Literal["trace", "debug", "info", "warn", "error", "critical"]
 LogFile = Annotated[str, AfterValidator(_log_file)]
 
 Path = Annotated[str, AfterValidator(_path)]
@@ -147,7 +175,10 @@ ReferenceMethods = Annotated[
 FieldName = Annotated[str, AfterValidator(_field_name)]
 FieldValue = Annotated[str, AfterValidator(_field_value)]
 
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], AfterValidator(_distinct)]
+
 Natural = Annotated[int, Field(ge=0)]
+Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Positive = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Weight = Annotated[int, Field(ge=1, le=65535)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol as Interface
+from typing import Any, ClassVar, Final, Protocol as Interface
 
 import anyio
 
@@ -17,9 +17,12 @@ from gw.failures import BadBody, BodyTimeout, BodyTooLarge, ClientGone
 from gw.filters import Exchange, Outcome, Reply, Request, Response
 from gw.http.engines import Engine
 from gw.http.h1 import END, End, Malformed, ReaderLimits
-from gw.http.write import interim_head, last_chunk, response_head
+from gw.http.h2 import settings_payload
+from gw.http.handshake import accept_of
+from gw.http.write import interim_head, last_chunk, response_head, upgrade_head
 from gw.keys import Client
-from gw.limits import HALF_CLOSE_GRACE, LINGER_IDLE, LINGER_TIME, MIN_RATE_GRACE
+from gw.limits import DRAIN_QUIET_TIME, HALF_CLOSE_GRACE, LINGER_IDLE, LINGER_TIME, MAX_JOINED_WRITE, MIN_RATE_GRACE
+from gw.net.deadlines import NEVER
 from gw.net.stream import DeadlineExceeded, Stream, StreamLost
 
 __all__ = ["Host", "Http1Connection", "Http1Settings"]
@@ -40,8 +43,13 @@ class Http1Settings:
     max_requests: int
     write_high: int
     write_low: int
+    http2: bool = True
+    """Whether a connection may go on in HTTP/2, if its client asks for that with ``Upgrade: h2c``."""
     server: bytes = b""
     """Value of ``Server`` on the gateway's own answers; empty for none."""
+
+
+_SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
 
 
 class Host(Interface):
@@ -68,7 +76,9 @@ class Http1Connection:
         "_discards",
         "_events",
         "_ex",
+        "_go_away",
         "_host",
+        "_idle_since",
         "_in_exchange",
         "_progress",
         "_reader",
@@ -84,6 +94,9 @@ class Http1Connection:
         "via",
     )
 
+    protocol: ClassVar = "http/1.1"
+    """What is spoken on it, for the figures."""
+
     def __init__(self, stream: Stream, host: Host, client: Client) -> None:
         self._stream, self._host, self.client = stream, host, client
         self._settings = settings = host.http1
@@ -92,7 +105,10 @@ class Http1Connection:
         self._scope = anyio.CancelScope()
         self._ex: Exchange | None = None
         self._in_exchange = False
+        self._go_away: Callable[[], None] | None = None
+        """Ends the WebSocket that this has become."""
         self._served = 0
+        self._idle_since = NEVER
         self._progress = -1
         self.via = b""
         self.max_body_size = settings.max_body_size
@@ -104,26 +120,70 @@ class Http1Connection:
 
     # --- the connection --------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Serve until either side ends it. Raises nothing but cancellation from outside."""
+    async def serve(self) -> tuple[Request, bytes] | None:
+        """Serve until either side ends it. Raises nothing but cancellation from outside.
+
+        What is returned is a request to go on with in HTTP/2, and the payload of its client's SETTINGS; the stream
+        is then left open.
+        """
+        switches = False
         with self._scope:
             try:
                 while (request := await self._next_request()) is not None:
+                    if (
+                        request.upgrade == "h2c"
+                        and self._stream.tls is None
+                        and (settings := self._switched(request)) is not None
+                    ):
+                        switches = True
+                        return request, settings
                     await self._exchange(request)
                     if not self._may_go_on():
                         break
                 await self._part()
             finally:
-                self._stream.close()
+                if not switches:
+                    self._stream.close()
+        return None
+
+    def _switched(self, request: Request) -> bytes | None:
+        """Agree to go on in HTTP/2 (RFC 7540 section 3.2); `None` where the wish is ignored.
+
+        With a body it is: all of it would have to be read before the first frame. So it is over TLS, which has ALPN.
+        """
+        fields = request.headers.get_all("http2-settings")
+        named = request.named_hops or ()
+        if (
+            not self._settings.http2
+            or self._stream.is_secure
+            or request.has_body
+            or len(fields) != 1
+            or b"http2-settings" not in named
+            or self._events
+            or self._reader.in_head
+        ):
+            return None
+        settings = settings_payload(fields[0])
+        if settings is not None:
+            self._stream.write(_SWITCHING)
+        return settings
 
     @property
     def is_idle(self) -> bool:
         return not self._in_exchange
 
     def drain(self) -> None:
-        """End it as soon as nothing is lost: now, if no request is under way (behaviour 21.1)."""
+        """End it as soon as nothing is lost; called again until it has gone (behaviour 21.1).
+
+        One that has just been answered may have its next request on the way, which will be answered with
+        ``Connection: close``. One that asked for nothing yet, or was silent for DRAIN_QUIET_TIME, is closed.
+        """
         if not self._in_exchange and not self._reader.in_head:
-            self._stream.close()
+            now = self._stream.deadlines.now
+            if not self._served or now - self._idle_since >= DRAIN_QUIET_TIME:
+                self._stream.close()
+        elif self._go_away is not None:
+            self._go_away()
 
     async def _exchange(self, request: Request, refusal: Reply | None = None) -> None:
         self._ex = ex = Exchange(request, self.client)
@@ -138,6 +198,9 @@ class Http1Connection:
             self._half_closed()
         await self._host.handle(ex, self, refusal)
         self._in_exchange = False
+        if request.upgrade is not None and self._go_away is None:
+            self._reader.go_on()
+        self._idle_since = self._stream.deadlines.now
 
     async def _next_request(self) -> Request | None:
         """Wait for the next head; `None` when there will be none."""
@@ -206,7 +269,9 @@ class Http1Connection:
         self._scope.cancel()
 
     def cut(self) -> None:
-        """End it, and what it carries."""
+        """End it, and what it carries: the time to drain is over."""
+        if self._ex is not None and self._in_exchange:
+            self._ex.reason = "gw.shutdown"
         self._stream.reset()
 
     def _half_closed(self) -> None:
@@ -302,6 +367,9 @@ class Http1Connection:
     async def start(self, ex: Exchange, chunk: bytes, end: bool) -> None:
         request, response = ex.request, ex.response
         assert response is not None
+        if response.status == 101:
+            self._switch(request, response)
+            return
         newer = request.version == "1.1"
         has_body = response.has_body and request.method != "HEAD"
         if end and not self._request_done:
@@ -313,6 +381,9 @@ class Http1Connection:
                 self._chunked = True
             else:
                 self._close = True
+        elif response.content_length is None and request.method != "HEAD" and response.status not in (204, 304):
+            # Without a body because its own framing said so, as HTTP/2's does: ours has to say it too.
+            response.headers.raw.append((b"content-length", b"0"))
         if self._settings.server and ex.outcome is Outcome.REPLY:
             response.headers.raw.append((b"server", self._settings.server))
         parts = response_head(
@@ -322,22 +393,35 @@ class Http1Connection:
             chunked=self._chunked,
             via=self.via,
         )
-        if not has_body:
-            self._discards = True
-        elif self._chunked:
-            if chunk:
-                parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
-            if end:
-                parts.append(last_chunk(response.trailers))
-            ex.bytes_sent += len(chunk)
-        elif chunk:
-            parts.append(chunk)
-            ex.bytes_sent += len(chunk)
         self._response_done = end
         stream = self._stream
-        stream.write(b"".join(parts))
+        if not has_body:
+            self._discards = True
+            stream.write(b"".join(parts))
+        elif len(chunk) <= MAX_JOINED_WRITE:
+            parts += self._framed(ex, chunk, end)
+            stream.write(b"".join(parts))
+        else:
+            stream.write_parts([b"".join(parts), *self._framed(ex, chunk, end)])
         if stream.paused or stream.lost:
             await self._flow()
+
+    def _switch(self, request: Request, response: Response) -> None:
+        """Stop speaking HTTP: the response accepts an upgrade."""
+        key = request.headers.get("sec-websocket-key", "").encode("ascii")
+        self._stream.write(upgrade_head(response, accept_of(key), self.via))
+        self._response_done = self._close = self._discards = True
+
+    def tunnel(self, go_away: Callable[[], None]) -> Stream:
+        """Return the connection as the end of a WebSocket; *go_away* ends that when the connection is to end."""
+        stream = self._stream
+        self._go_away = go_away
+        self._request_done = False
+        stream.reading.off()
+        stream.on_lost = stream.on_eof = stream.on_idle_due = None  # whoever reads finds out
+        if self._reader.held:
+            stream.unread(self._reader.held)
+        return stream
 
     async def send(self, chunk: bytes, end: bool) -> None:
         self._response_done = end
@@ -345,17 +429,25 @@ class Http1Connection:
             return
         ex = self._ex
         assert ex is not None
+        stream = self._stream
+        pieces = self._framed(ex, chunk, end)
+        if len(pieces) == 1:
+            stream.write(pieces[0])
+        else:
+            stream.write_parts(pieces)
+        if stream.paused or stream.lost:
+            await self._flow()
+
+    def _framed(self, ex: Exchange, chunk: bytes, end: bool) -> list[bytes]:
+        """Return the pieces of the body that *chunk* makes, and count it."""
         ex.bytes_sent += len(chunk)
         if not self._chunked:
-            self._stream.write(chunk)
-        else:
-            parts = [b"%x\r\n" % len(chunk), chunk, b"\r\n"] if chunk else []
-            if end:
-                assert ex.response is not None
-                parts.append(last_chunk(ex.response.trailers))
-            self._stream.write_parts(parts)
-        if self._stream.paused or self._stream.lost:
-            await self._flow()
+            return [chunk]
+        pieces = [b"%x\r\n" % len(chunk), chunk, b"\r\n"] if chunk else []
+        if end:
+            assert ex.response is not None
+            pieces.append(last_chunk(ex.response.trailers))
+        return pieces
 
     async def _flow(self) -> None:
         """Wait for a client that is slower than we are."""

@@ -28,6 +28,7 @@ __all__ = [
     "MediaRange",
     "Network",
     "client_address",
+    "cookie",
     "forwarded_element",
     "forwarded_for",
     "forwarded_hops",
@@ -103,6 +104,17 @@ def quality_values(value: str) -> list[tuple[str, float]]:
     MAX_LIST_ELEMENTS: a preference that cannot be read is no preference.
     """
     return [(element, quality) for element, _, quality in _weighted(value)]
+
+
+def cookie(headers: Headers, name: str) -> str | None:
+    """Return the value of the first cookie called *name* (RFC 6265 section 4.2), quotes left on; `None` without one."""
+    wanted = name.encode("latin-1") + b"="
+    for field, value in headers.raw:
+        if field == b"cookie" and wanted in value:
+            for pair in value.split(b";"):
+                if (pair := pair.strip(b" \t")).startswith(wanted):
+                    return pair[len(wanted) :].decode("latin-1")
+    return None
 
 
 def parse_accept(value: str) -> list[MediaRange]:

@@ -25,14 +25,18 @@ from gw.http.paths import valid_host
 
 __all__ = [
     "METHODS",
+    "SINGLETONS",
     "Fields",
     "Refusal",
     "SplitHead",
+    "check_sizes",
     "drop_named",
     "frame_again",
     "frame_request",
     "frame_response",
     "frame_trailers",
+    "host_of",
+    "length_of",
 ]
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
@@ -67,7 +71,7 @@ METHODS: Final = {
 }
 """What llhttp knows of HTTP, and so what either engine accepts; not HTTP/2's PRI, nor what belongs to RTSP or Icecast."""
 
-_SINGLETONS: Final = {
+SINGLETONS: Final = {
     b"host": "Host",
     b"authorization": "Authorization",
     b"content-type": "Content-Type",
@@ -77,12 +81,12 @@ _SINGLETONS: Final = {
 }
 """Fields of which a second line is an attack or a bug, whatever it says (behaviour 6.1)."""
 
-_KNOWN: Final = frozenset({*_SINGLETONS, b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+_KNOWN: Final = frozenset({*SINGLETONS, b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
 _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 """What Connection may say that names no field to remove; `te` is never passed on as it came, but it is read."""
 
-_NOT_TO_BE_NAMED: Final = frozenset({*_SINGLETONS, b"transfer-encoding"})
+_NOT_TO_BE_NAMED: Final = frozenset({*SINGLETONS, b"transfer-encoding"})
 """What Connection must not take away: with it goes the framing, the routing, or who is asking."""
 
 _OURS: Final = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-request-id", b"traceparent", b"tracestate"})
@@ -120,10 +124,10 @@ def frame_request(
     request = Request(name, target.decode("ascii"), Headers(fields), version=version)
     if version == "1.0":
         request.keep_alive = False
-    refused_expectation = False
+    refused_expectation = wants_websocket = False
     for field, value in known.items():
         if field == b"host":
-            host = _host(value)
+            host = host_of(value)
             if host is None:
                 raise Refusal("Invalid Host header")
             request.host = host
@@ -135,15 +139,19 @@ def frame_request(
                     raise Refusal(f"Connection names {min(end_to_end).decode('ascii')}, which is not hop-by-hop")
                 request.named_hops = _honoured(named)
         elif field == b"content-length":
-            length = request.content_length = _length(value)
+            length = request.content_length = length_of(value)
             request.has_body = length > 0
         elif field == b"transfer-encoding":
             _check_chunked(known, version)
             request.has_body = True
+        elif field == b"upgrade":
+            wants_websocket = value.lower() == b"websocket"
         elif field == b"expect":
             refused_expectation = {part.strip().lower() for part in value.split(b",")} != {b"100-continue"}
     if not request.host and version == "1.1":
         raise Refusal("Missing Host header")
+    if wants_websocket and request.upgrade is None:
+        raise Refusal("Upgrade: websocket needs HTTP/1.1 and Connection: upgrade")
     if b"expect" in known:
         if request.upgrade == "websocket":
             raise Refusal("Expect cannot go together with a WebSocket upgrade")
@@ -151,7 +159,7 @@ def frame_request(
         request.expects_continue = request.has_body and version == "1.1"
 
     if size + len(fields) > limits.head_size > 0 or len(fields) > limits.header_count > 0:
-        _check_sizes(len(target), fields, limits.head_size, limits.header_count)
+        check_sizes(len(target), fields, limits.head_size, limits.header_count)
     if refused_expectation:
         raise Refusal("Expectation Failed", 417)
     return request
@@ -167,25 +175,26 @@ def frame_again(
     if (target[0] != _SLASH or name == "CONNECT") and not _unusual_target(name, target):
         raise Refusal("Invalid request target")
     if size + len(fields) > limits.head_size > 0:
-        _check_sizes(len(target), fields, limits.head_size, limits.header_count)
-    request = Request(name, target.decode("ascii"), Headers(fields), version=like.version, has_body=like.has_body)
-    request.host = like.host
-    request.content_length = like.content_length
-    request.keep_alive = like.keep_alive
-    request.expects_continue = like.expects_continue
-    request.upgrade = like.upgrade
-    request.named_hops = like.named_hops
-    return request
+        check_sizes(len(target), fields, limits.head_size, limits.header_count)
+    return like._again(name, target.decode("ascii"), Headers(fields))
 
 
 def frame_response(
-    status: int, reason: bytes, version: str, fields: Fields, limits: ReaderLimits, size: int, method: str
+    status: int,
+    reason: bytes,
+    version: str,
+    fields: Fields,
+    limits: ReaderLimits,
+    size: int,
+    method: str,
+    upgrade: str | None = None,
 ) -> tuple[Response, bool]:
     """Make a response to a *method* request of its parts, and say whether it is chunked; raise `Refusal`.
 
-    A body that is neither chunked nor of a declared length ends with the connection.
+    A body that is neither chunked nor of a declared length ends with the connection. *upgrade* is the protocol that
+    was asked for; a 101 that accepts it has no body in HTTP's sense.
     """
-    if status == 101:
+    if status == 101 and upgrade is None:
         raise Refusal("Switching Protocols, which nobody asked for")
     known: dict[bytes, bytes] = {}
     for field, value in fields:
@@ -201,15 +210,17 @@ def frame_response(
     elif connection is not None:
         named = _apply_options(connection, known, response) - _NOT_TO_BE_NAMED
         response.named_hops = _honoured(named)
+    if status == 101 and response.upgrade != upgrade:
+        raise Refusal("Switching to another protocol than was asked for")
 
     chunked = b"transfer-encoding" in known
     length: int | None = None
     if chunked:
         _check_chunked(known, version)
     elif b"content-length" in known:
-        length = _length(known[b"content-length"])
+        length = length_of(known[b"content-length"])
     if size + len(fields) > limits.head_size > 0 or len(fields) > limits.header_count > 0:
-        _check_sizes(len(reason), fields, limits.head_size, limits.header_count)
+        check_sizes(len(reason), fields, limits.head_size, limits.header_count)
 
     # RFC 9112 section 6.3, in its order.
     if status < 200 or status == 204:
@@ -237,7 +248,7 @@ def frame_trailers(fields: Fields, limits: ReaderLimits) -> Headers:
     for name, _ in fields:
         if name in _NOT_IN_TRAILERS:
             raise Refusal(f"The field {name.decode('ascii')} cannot be a trailer")
-    _check_sizes(0, fields, limits.trailer_size, limits.header_count)
+    check_sizes(0, fields, limits.trailer_size, limits.header_count)
     return Headers(fields)
 
 
@@ -266,8 +277,8 @@ def _known_of(fields: Fields) -> dict[bytes, bytes]:
 
 
 def _joined(name: bytes, first: bytes, second: bytes) -> bytes:
-    if name in _SINGLETONS:
-        raise Refusal(f"Duplicate {_SINGLETONS[name]} header")
+    if name in SINGLETONS:
+        raise Refusal(f"Duplicate {SINGLETONS[name]} header")
     if name == b"transfer-encoding":
         raise Refusal("Duplicate Transfer-Encoding header")
     return first + b", " + second
@@ -283,7 +294,8 @@ def _apply_options(value: bytes, known: dict[bytes, bytes], message: Request | R
     elif b"keep-alive" in options:
         message.keep_alive = True
     if b"upgrade" in options and message.version == "1.1" and known.get(b"upgrade"):
-        message.upgrade = known[b"upgrade"].decode("latin-1").lower()
+        protocols = [name.strip() for name in known[b"upgrade"].decode("latin-1").lower().split(",")]
+        message.upgrade = "websocket" if "websocket" in protocols else protocols[0]
     return options - _OPTIONS
 
 
@@ -301,7 +313,8 @@ def _check_chunked(known: dict[bytes, bytes], version: str) -> None:
         raise Refusal("Transfer-Encoding is not exactly chunked")
 
 
-def _length(value: bytes) -> int:
+def length_of(value: bytes) -> int:
+    """Return what a Content-Length says; raise `Refusal`."""
     # bytes.isdigit is ASCII only; more than 19 digits are too many, whatever they are.
     if not value.isdigit() or len(value) > 19 or (length := int(value)) > _MAX_LENGTH:
         raise Refusal("Invalid Content-Length header")
@@ -309,13 +322,13 @@ def _length(value: bytes) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _host(value: bytes) -> str | None:
+def host_of(value: bytes) -> str | None:
     """Return a Host field's value as text, `None` if it is not a host. The same few come again and again."""
     host = value.decode("latin-1")
     return host if valid_host(host) else None
 
 
-def _check_sizes(start: int, fields: Fields, size: int, count: int) -> None:
+def check_sizes(start: int, fields: Fields, size: int, count: int) -> None:
     """Hold a section to its limits: *start* + names + values + 4 a line (behaviour 6.1).
 
     As sent, a line is at least name + value + 3 bytes: only a section that comes near its limit needs adding up.

@@ -73,6 +73,11 @@ class RequestReader(Interface):
     events: deque[RequestEvent]
     in_head: bool
     """Part of a head was read, and not all of it."""
+    held: bytes
+    """What came behind a request to become a WebSocket: not HTTP any more, or, if that is refused, the next request."""
+
+    def go_on(self) -> None:
+        """Read what was held as HTTP."""
 
     def feed(self, data: bytes) -> None:
         """Parse *data*. Never raises: what is wrong becomes a `Malformed` event."""
@@ -89,9 +94,14 @@ class ResponseReader(Interface):
 
     events: deque[ResponseEvent]
     spare: bool
+    held: bytes
+    """What came behind a 101: the other protocol's."""
 
-    def expect(self, method: str) -> None:
-        """Say which method the next response answers: HEAD and CONNECT change its framing. Resets *spare*."""
+    def expect(self, method: str, upgrade: str | None = None) -> None:
+        """Say which method the next response answers: HEAD and CONNECT change its framing. Resets *spare*.
+
+        A 101 is its final response where *upgrade* says which protocol was asked for.
+        """
 
     def feed(self, data: bytes) -> None:
         """Parse *data*, as in `RequestReader.feed`."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar, cast
 
-from gw.filters import Request, Response
+from gw.filters import Headers, Request, Response
 from gw.http.framing import (
     Fields,
     Refusal,
@@ -27,7 +27,14 @@ from gw.http.framing import (
     frame_trailers,
 )
 from gw.http.h1 import END, End, Malformed, ReaderLimits
-from gw.limits import HEAD_SLACK, MAX_CHUNK_OVERHEAD, MAX_EMPTY_LINES, MAX_SAME_BLOCK, MAX_UNLIMITED_SECTION
+from gw.limits import (
+    HEAD_SLACK,
+    MAX_CHUNK_OVERHEAD,
+    MAX_EMPTY_LINES,
+    MAX_JOINED_WRITE,
+    MAX_SAME_BLOCK,
+    MAX_UNLIMITED_SECTION,
+)
 
 __all__ = ["RequestReader", "ResponseReader", "split_section"]
 
@@ -91,6 +98,8 @@ class Reader(Generic[Event]):
     )
     _first: ClassVar[frozenset[int]]
     """Bytes that a start line may begin with: a peer that speaks something else is refused at once."""
+    _shares: ClassVar[bool] = False
+    """Whether a part of a large body that was read together with the head is a view of what was read, not a copy."""
 
     def __init__(self, split: SplitHead, limits: ReaderLimits, step: Callable[..., int]) -> None:
         self.events: deque[Event | bytes | End | Malformed] = deque()
@@ -178,7 +187,10 @@ class Reader(Generic[Event]):
     # --- bodies --------------------------------------------------------------
 
     def _read_length(self, data: bytes, at: int) -> int:
-        piece = data[at : at + self._left]
+        if at and self._left > MAX_JOINED_WRITE and self._shares:
+            piece = cast(bytes, memoryview(data)[at : at + self._left])
+        else:
+            piece = data[at : at + self._left]
         self.events.append(piece)
         self._left -= len(piece)
         if not self._left:
@@ -273,21 +285,22 @@ class RequestReader(Reader[Request]):
     CONNECT, which the gateway refuses) whatever follows is no request: it is dropped.
     """
 
-    __slots__ = ("_block", "_empty_lines", "_fields", "_last", "_like", "in_head")
+    __slots__ = ("_block", "_empty_lines", "_fields", "_last", "_like", "held", "in_head")
     _first = frozenset(b"!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-")
 
     def __init__(self, split: SplitHead, limits: ReaderLimits) -> None:
         super().__init__(split, limits, Reader._read_head)
         self._empty_lines = 0
         self._last = False
+        self.held = b""
         self.in_head = False
-        # A client mostly says the same again on one connection, but for the path: then it is not parsed again.
+        # A client that says the same again on one connection, but for the path, is not parsed a third time.
         self._block = b""
         self._fields: Fields = []
-        self._like = Request("", "")
+        self._like: Request | None = None
 
     def feed_eof(self) -> None:
-        between = self._step is Reader._read_head and not self._buffer
+        between = self._step is RequestReader._hold or (self._step is Reader._read_head and not self._buffer)
         if not between and self._step is not Reader._ignore:
             self._give_up(Malformed("The connection ended in the middle of a request", truncated=True))
         self._step = Reader._ignore
@@ -318,22 +331,25 @@ class RequestReader(Reader[Request]):
             raise Refusal("HTTP Version Not Supported", 505)
         block = head[line.end() :]
         like = self._like
-        if block == self._block and like.version == version:
+        if like is not None and block == self._block and like.version == version:
             request = frame_again(method, target, like, self._fields.copy(), self._limits, len(head))
         else:
             fields = self._split(head)
             request = frame_request(method, target, version, fields, self._limits, len(head))
-            if len(block) <= MAX_SAME_BLOCK:
+            if block != self._block:
+                self._block, self._like = block if len(block) <= MAX_SAME_BLOCK else b"", None
+            elif block:
                 # A request of its own: filters, and the core, change the one that they are handed.
-                mine = fields.copy()
-                self._like = frame_again(method, target, request, mine, self._limits, len(head))
-                self._block, self._fields = block, mine
+                self._fields = fields.copy()
+                self._like = frame_again(method, target, request, self._fields, self._limits, len(head))
         self._last = not request.keep_alive or request.method == "CONNECT"
         self._empty_lines = 0
         self.events.append(request)
         if not request.has_body:
             self.events.append(END)
-            if self._last:
+            if request.upgrade == "websocket":
+                self._step = RequestReader._hold
+            elif self._last:
                 self._step = Reader._ignore
         elif request.content_length is None:
             self._begin_chunks()
@@ -347,6 +363,17 @@ class RequestReader(Reader[Request]):
         self.events.append(end)
         self._step = Reader._ignore if self._last else Reader._read_head
 
+    def _hold(self, data: bytes, at: int) -> int:
+        self.held += data[at:]
+        return len(data)
+
+    def go_on(self) -> None:
+        """Read what was held as HTTP: the connection did not become a WebSocket."""
+        if self._step is RequestReader._hold:
+            self._step = Reader._ignore if self._last else Reader._read_head
+            data, self.held = self.held, b""
+            self.feed(data)
+
 
 class ResponseReader(Reader[Response]):
     """Reads the response to one request at a time; implements `gw.http.h1.ResponseReader`.
@@ -354,17 +381,27 @@ class ResponseReader(Reader[Response]):
     Whatever is wrong with a response, the client is told 502.
     """
 
-    __slots__ = ("_method", "spare")
+    __slots__ = ("_asked", "_fields", "_head", "_like", "_like_is_chunked", "_method", "_upgrade", "held", "spare")
     _first = frozenset(b"H")
+    _shares = True
 
     def __init__(self, split: SplitHead, limits: ReaderLimits) -> None:
         super().__init__(split, limits, ResponseReader._read_spare)
         self._method = ""
+        self._upgrade: str | None = None
+        self.held = b""
         self.spare = False
+        # A server that answers the same on one connection, byte for byte, is not parsed a third time.
+        self._head = b""
+        self._asked = ""
+        """The method that was answered with `_head`, on which depends what it means."""
+        self._fields: Fields = []
+        self._like: Response | None = None
+        self._like_is_chunked = False
 
-    def expect(self, method: str) -> None:
-        """Say which method the next response answers. Resets *spare*."""
-        self._method = method
+    def expect(self, method: str, upgrade: str | None = None) -> None:
+        """Say which method the next response answers, and which protocol was asked for. Resets *spare*."""
+        self._method, self._upgrade = method, upgrade
         self.spare = False
         if self._step is ResponseReader._read_spare:
             self._step = Reader._read_head
@@ -380,14 +417,15 @@ class ResponseReader(Reader[Response]):
         return Malformed("Response Header Fields Too Large" if refusal.status == 431 else refusal.message, 502)
 
     def _begin(self, head: bytes) -> None:
-        line = _status_line(head)
-        if line is None:
-            raise Refusal("Malformed status line")
-        version, status, reason = line.groups(b"")
-        response, chunked = frame_response(
-            int(status), reason, _VERSIONS[version], self._split(head), self._limits, len(head), self._method
-        )
+        like = self._like
+        if like is not None and head == self._head and self._method == self._asked:
+            response, chunked = like._again(Headers(self._fields.copy())), self._like_is_chunked
+        else:
+            response, chunked = self._frame(head)
         self.events.append(response)
+        if response.status == 101:
+            self._step = ResponseReader._hold
+            return
         if response.status < 200:
             return  # interim: the final head is still to come
         if not response.has_body:
@@ -401,11 +439,37 @@ class ResponseReader(Reader[Response]):
             self._left = response.content_length
             self._step = Reader._read_length
 
+    def _frame(self, head: bytes) -> tuple[Response, bool]:
+        """Have a head read that is not known by heart; tell, too, whether its body is chunked."""
+        line = _status_line(head)
+        if line is None:
+            raise Refusal("Malformed status line")
+        version, status, reason = line.groups(b"")
+        if status == b"101":  # an engine would have ideas of its own about it; it is asked about the fields only
+            head = b"HTTP/1.1 200 OK\r\n" + head[line.end() :]
+        fields = self._split(head)
+        response, chunked = frame_response(
+            int(status), reason, _VERSIONS[version], fields, self._limits, len(head), self._method, self._upgrade
+        )
+        if response.status < 200:
+            pass  # an upgrade, which was asked for with a key of its own, or rare
+        elif head != self._head or self._method != self._asked:
+            self._head, self._asked, self._like = head if len(head) <= MAX_SAME_BLOCK else b"", self._method, None
+        else:
+            # A response of its own: filters, and the core, change the one that they are handed.
+            self._fields = fields.copy()
+            self._like, self._like_is_chunked = response._again(Headers(self._fields)), chunked
+        return response, chunked
+
     def _end(self, end: End) -> None:
         if self._pieces:
             self._flush()
         self.events.append(end)
         self._step = ResponseReader._read_spare
+
+    def _hold(self, data: bytes, at: int) -> int:
+        self.held += data[at:]
+        return len(data)
 
     def _read_spare(self, data: bytes, at: int) -> int:
         self.spare = True

@@ -11,11 +11,12 @@ import json
 import time
 from functools import lru_cache
 from typing import Final
+from urllib.parse import quote
 
-from gw.filters import Reply
+from gw.filters import Headers, Reply, Request, Response
 from gw.http.fields import parse_accept, quality_of
 
-__all__ = ["PHRASES", "http_date", "phrase", "render"]
+__all__ = ["PHRASES", "http_date", "phrase", "render", "response_to"]
 
 PHRASES: Final[dict[int, bytes]] = {
     100: b"Continue",
@@ -87,6 +88,24 @@ _CLASSES: Final = {1: b"Informational", 2: b"Success", 3: b"Redirection", 4: b"C
 
 _WITHOUT_CONTENT: Final = frozenset({204, 205, 304})
 
+_GRPC_STATUSES: Final = {
+    # The mapping of the gRPC project (doc/http-grpc-status-mapping.md) ...
+    400: 13,  # INTERNAL
+    401: 16,  # UNAUTHENTICATED
+    403: 7,  # PERMISSION_DENIED
+    404: 12,  # UNIMPLEMENTED
+    429: 14,  # UNAVAILABLE
+    502: 14,
+    503: 14,
+    # ... and three that it leaves UNKNOWN or UNAVAILABLE, although it has a word for them.
+    408: 4,  # DEADLINE_EXCEEDED
+    413: 8,  # RESOURCE_EXHAUSTED
+    504: 4,
+}
+_GRPC_UNKNOWN: Final = 2
+_MAX_GRPC_MESSAGE: Final = 1024
+"""Bytes of a reply's body that become a grpc-message. nghttp2 and Go take a header list of 64 KiB and 16 MiB."""
+
 _TEXT: Final = b"text/plain; charset=utf-8"
 _PROBLEM: Final = b"application/problem+json"
 
@@ -97,6 +116,52 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 def phrase(status: int) -> bytes:
     """Return the phrase of *status*; of its class, if nobody registered it."""
     return PHRASES.get(status) or _CLASSES.get(status // 100, b"Unknown")
+
+
+def response_to(request: Request, reply: Reply, request_id: str) -> tuple[Response, bytes]:
+    """Return the response that *reply* is to *request*, and its body.
+
+    A gRPC client gets what it understands: status 200 and ``grpc-status``, in one head without a body
+    ("Trailers-Only"), unless the reply has a ``grpc-status`` of its own.
+    """
+    headers = Headers()
+    for name, value in reply.headers:
+        headers.add(name, value)
+    content_type = request.headers.get("content-type")
+    if content_type is not None and _is_grpc(content_type) and "grpc-status" not in headers:
+        return _grpc_response(reply, headers, content_type), b""
+    body = reply.body
+    if body is None:
+        accept = ", ".join(request.headers.get_all("accept"))
+        body, kind = render(reply, accept or None, request_id)
+        if reply.status not in _WITHOUT_CONTENT:
+            headers.raw.append((b"content-type", kind))
+            headers.raw.append((b"vary", b"accept"))
+    response = Response(reply.status, headers, has_body=reply.status not in (204, 304))
+    if not response.has_body:
+        return response, b""
+    if reply.status == 205:  # RFC 9110 section 15.3.6: no content, and its length says so
+        body = b""
+    headers.raw.append((b"content-length", b"%d" % len(body)))
+    response.content_length = len(body)
+    return response, body
+
+
+def _is_grpc(content_type: str) -> bool:
+    return content_type.startswith("application/grpc") and content_type[16:17] in {"", "+", ";"}
+
+
+def _grpc_response(reply: Reply, headers: Headers, content_type: str) -> Response:
+    message = (
+        phrase(reply.status).decode() if not reply.body else reply.body[:_MAX_GRPC_MESSAGE].decode(errors="replace")
+    )
+    status = 0 if reply.status < 300 else _GRPC_STATUSES.get(reply.status, _GRPC_UNKNOWN)
+    headers.discard("content-type")
+    headers.set("content-type", content_type)
+    headers.add("grpc-status", str(status))
+    # Percent-encoded outside printable ASCII, and the percent sign itself (gRPC over HTTP/2, "Responses").
+    headers.add("grpc-message", quote(message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"))
+    return Response(200, headers, has_body=False)
 
 
 def render(reply: Reply, accept: str | None, request_id: str) -> tuple[bytes, bytes]:

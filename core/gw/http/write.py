@@ -11,7 +11,7 @@ from typing import Final
 from gw.filters import Headers, Response
 from gw.http.replies import PHRASES, http_date
 
-__all__ = ["HOP_BY_HOP", "LAST_CHUNK", "interim_head", "last_chunk", "response_head"]
+__all__ = ["HOP_BY_HOP", "LAST_CHUNK", "interim_head", "last_chunk", "response_head", "upgrade_head"]
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -59,6 +59,7 @@ NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
 
 _STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in PHRASES.items()}
 _DATED: Final = HOP_BY_HOP | {b"date"}
+_NOT_IN_UPGRADE: Final = HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"}
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -94,6 +95,21 @@ def response_head(response: Response, *, close: bool, stays_open: bool, chunked:
     else:
         out.append(b"\r\n")
     return out
+
+
+def upgrade_head(response: Response, accept: bytes, via: bytes) -> bytes:
+    """Return a 101 that makes the connection a WebSocket (RFC 6455 section 4.2.2).
+
+    What the two sides agreed on stands in the response's fields; *accept* answers the client's key.
+    """
+    out = [_STATUS_LINES[101], b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ", accept, b"\r\n"]
+    for name, value in response.headers.raw:
+        if name not in _NOT_IN_UPGRADE:
+            out += (name, b": ", value, b"\r\n")
+    if via:
+        out += (b"via: ", via, b"\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
 
 
 def interim_head(response: Response) -> bytes:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import struct
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol as Interface
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -22,7 +23,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from gw.limits import CLOSE_FLUSH_TIME, READ_HIGH_WATER, SALVAGE_BYTES
 from gw.net.deadlines import Deadlines
 
-__all__ = ["DeadlineExceeded", "Stream", "StreamLost", "salvage"]
+__all__ = ["DeadlineExceeded", "Signal", "Stream", "StreamLost", "salvage"]
 
 _CUT: Final = "the peer reset the connection"
 _AT_ONCE: Final = struct.pack("ii", 1, 0)
@@ -37,8 +38,15 @@ class StreamLost(Exception):
     """The connection is gone: reset by the peer, or aborted here."""
 
 
+class Signal(Interface):
+    """Something that happens once, and that one task waits for: what `anyio.Event` is, without what it costs."""
+
+    def set(self) -> None: ...
+    def wait(self) -> Awaitable[object]: ...
+
+
 class Stream(ByteStream):
-    """One connection. One task may read it and one may write it at a time.
+    """One connection, with *tls* or without it. One task may read it and one may write it at a time.
 
     *reading* and *writing* are the deadlines of the waits; a wait that passes
     its own raises `DeadlineExceeded`. *on_idle_due* is called when *reading* is
@@ -60,11 +68,14 @@ class Stream(ByteStream):
         "on_idle_due",
         "on_lost",
         "paused",
+        "pull",
         "reading",
         "send_timeout",
         "unsent_then",
         "writing",
     )
+
+    tls: ssl.SSLObject | None = None
 
     def __init__(self, deadlines: Deadlines) -> None:
         self.deadlines = deadlines
@@ -88,6 +99,8 @@ class Stream(ByteStream):
         self.on_eof: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.on_idle_due: Callable[[], None] | None = None
+        self.pull: Callable[[int], bytes] | None = None
+        """Where `flush_soon` gets what is to be sent: about so many bytes; less means that there is no more for now."""
 
     # --- reading -------------------------------------------------------------
 
@@ -130,6 +143,10 @@ class Stream(ByteStream):
     def has_data(self) -> bool:
         return bool(self._data)
 
+    def unread(self, data: bytes) -> None:
+        """Put *data* back, to be received next."""
+        self._data = data + self._data
+
     def fail(self, error: Exception) -> None:
         """Make the read that waits now, or else the next one, raise *error*: that one only."""
         if self._error is None:
@@ -156,6 +173,13 @@ class Stream(ByteStream):
     @abstractmethod
     def write_parts(self, parts: list[bytes]) -> None:
         """Send several pieces as one write."""
+
+    @abstractmethod
+    def flush_soon(self) -> None:
+        """Send what `pull` gives, at the end of this turn of the loop, and whatever is left as the peer takes it.
+
+        For a writer that many tasks add to: what they add in one turn goes out together.
+        """
 
     async def send(self, item: bytes) -> None:
         if self.lost:
@@ -203,7 +227,7 @@ class Stream(ByteStream):
 
     @abstractmethod
     def write_eof(self) -> None:
-        """Send what is written and then end our direction (half-close)."""
+        """Send what is written and then end our direction (half-close). Does nothing over TLS, which cannot."""
 
     async def send_eof(self) -> None:
         self.write_eof()
@@ -261,6 +285,10 @@ class Stream(ByteStream):
             if tell is not None:
                 tell()
 
+    def signal(self) -> Signal:
+        """Make a `Signal` for the tasks around this stream."""
+        return anyio.Event()
+
     # The waits, with anyio's means. A driver on a loop that has cheaper ones overrides all five.
 
     async def _wait_readable(self) -> None:
@@ -295,6 +323,16 @@ class Stream(ByteStream):
     def _close(self) -> None: ...
 
     # --- what it is connected to -------------------------------------------------
+
+    @property
+    def alpn(self) -> str:
+        """The protocol that a TLS handshake agreed on; empty for none, and without TLS."""
+        return "" if self.tls is None else self.tls.selected_alpn_protocol() or ""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is TLS."""
+        return self.tls is not None
 
     @property
     def peer(self) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from gw.chain import Chain
 from gw.failures import ConnectFailed, Disconnected
 from gw.filters import Attempt, Exchange, Filter, Headers, Note, Outcome, Request, Response
 from gw.keys import Client, Endpoint, RouteInfo
+from gw.tunnel import End
 
 __all__ = ["Played", "drive"]
 
@@ -108,6 +109,9 @@ class _Down(_Peer):
     def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.start_soon(run)
 
+    def tunnel(self, go_away: Callable[[], None]) -> End:
+        raise AssertionError("an upstream that answers 101 is played by gw.testing.talk")
+
 
 class _Up(_Peer):
     def __init__(self, response: Response, *rest: object) -> None:
@@ -149,6 +153,12 @@ class _Up(_Peer):
         self._error = error
         self._may_answer.set()
 
+    def tunnel(self) -> End:
+        raise AssertionError("an upstream that answers 101 is played by gw.testing.talk")
+
+    def hold(self) -> None:
+        raise AssertionError("nothing is held here: `holds` says 0")
+
     def finish(self) -> None:
         self.played.log.append("up.finish")
 
@@ -161,6 +171,17 @@ class _Target:
 
     def choose(self, ex: Exchange, attempt: Attempt) -> None:
         attempt.upstream, attempt.endpoint = "upstream", Endpoint("192.0.2.1", 80)
+
+    def divert(self, ex: Exchange, attempt: Attempt, upstream: str) -> None:
+        attempt.upstream, attempt.endpoint = upstream, Endpoint("192.0.2.2", 80)
+
+    buffers = False
+
+    def holds(self, ex: Exchange, attempt: Attempt, *, sending: bool) -> int:
+        return 0
+
+    async def sleep(self, seconds: float) -> None:
+        self._played.log.append(f"sleep {seconds:g}")
 
     def take(self, attempt: Attempt) -> _Up | None:
         return None

@@ -167,10 +167,12 @@ async def in_memory(
     upstreams: Mapping[str, Script] | None = None,
     plugins: PluginSet | None = None,
     engine: Literal["auto", "pure", "native"] = "auto",
+    prepare: Callable[[Gateway], None] | None = None,
 ) -> AsyncIterator[InMemory]:
     """Run a gateway with *config* in memory. Without upstreams in it, everything goes to *upstream*.
 
-    *upstreams* maps ``host:port`` of the configuration's endpoints to scripts.
+    *upstreams* maps ``host:port`` of the configuration's endpoints to scripts. *prepare* is what a program that embeds
+    it does before it serves.
     """
     settings: dict[str, Any] = {"engine": engine, **(config or {})}
     if "upstreams" not in settings:
@@ -179,6 +181,8 @@ async def in_memory(
         ]
     scripts = {"192.0.2.1:80": Upstream() if upstream is None else upstream, **(upstreams or {})}
     gateway = Gateway(load(settings, environ={}, plugins=plugins))
+    if prepare is not None:
+        prepare(gateway)
     made: list[MemoryNetwork] = []
     failure: Exception | None = None
 

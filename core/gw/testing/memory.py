@@ -8,8 +8,9 @@ and what must be left then, is `gw.testing.cuts`'s.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -18,7 +19,9 @@ from anyio.abc import SocketAttribute, TaskGroup
 from gw.limits import WRITE_HIGH_WATER, WRITE_LOW_WATER
 from gw.net.deadlines import RESOLUTION, Deadlines
 from gw.net.network import Listener, Network
+from gw.net.resolve import Answer
 from gw.net.stream import Stream
+from gw.net.tls import ClientTls, ServerTls
 
 __all__ = ["Backlog", "Clock", "MemoryNetwork", "MemoryStream", "pair"]
 
@@ -52,6 +55,8 @@ class MemoryStream(Stream):
         self.on_wait: Callable[[], None] | None = None
         """Called before each wait of this end; it may cut either end."""
         self._address = address
+        self.agreed: str | None = None
+        """What a TLS handshake would have agreed on, empty for nothing; `None` where there is no TLS."""
         self._held = bytearray()
         self._eof_pending = False
         self._closing = False
@@ -64,6 +69,10 @@ class MemoryStream(Stream):
 
     def write_parts(self, parts: list[bytes]) -> None:
         self.write(b"".join(parts))
+
+    def flush_soon(self) -> None:
+        while self.pull is not None and not self.paused and not self.lost and (data := self.pull(_ONE_READ)):
+            self.write(data)
 
     def _deliver(self) -> None:
         other = self.other
@@ -85,6 +94,8 @@ class MemoryStream(Stream):
         was, self.paused = self.paused, len(self._held) > (self._low if self.paused else self._high)
         if was and not self.paused:
             self._wake_writer()
+            if self.pull is not None:
+                self.flush_soon()
 
     @property
     def unsent(self) -> int:
@@ -129,10 +140,6 @@ class MemoryStream(Stream):
 
     # --- for the test's end ------------------------------------------------------
 
-    def unread(self, data: bytes) -> None:
-        """Put *data* back, to be read next."""
-        self._data = data + self._data
-
     async def read_until(self, mark: bytes) -> bytes:
         """Return what comes up to *mark* and including it; raises `anyio.EndOfStream` or `StreamLost` without it."""
         data = b""
@@ -150,6 +157,14 @@ class MemoryStream(Stream):
                 data += await self.receive()
             except anyio.EndOfStream:
                 return data
+
+    @property
+    def alpn(self) -> str:
+        return self.agreed or ""
+
+    @property
+    def is_secure(self) -> bool:
+        return self.agreed is not None
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -196,6 +211,11 @@ class MemoryNetwork(Network):
         self._upstreams = upstreams
         self._serve: Callable[[Stream], Coroutine[Any, Any, None]] | None = None
         self._ports = 40000
+        self.names: dict[str, Sequence[str] | Answer | OSError | None] = {}
+        """The addresses of names, an `Answer` that says how long they hold, an error, or `None` for no answer; a name that is not in it is its own address."""
+        self.lookups: list[str] = []
+        self.agrees: dict[str, str | ssl.SSLError] = {}
+        """What an upstream chooses in the TLS handshake, ``http/1.1`` unless it is said here, or why there is none."""
         self.dialled: list[str] = []
         """Every address that the gateway connected to, or tried to."""
         self.clients: list[MemoryStream] = []
@@ -209,7 +229,7 @@ class MemoryNetwork(Network):
         if self.on_wait is not None:
             self.on_wait()
 
-    async def dial(self, host: str, port: int) -> Stream:
+    async def dial(self, host: str, port: int, tls: ClientTls | None = None, *, name: str = "") -> Stream:
         address = f"{host}:{port}"
         self.dialled.append(address)
         self._wait()
@@ -218,17 +238,52 @@ class MemoryNetwork(Network):
             raise ConnectionRefusedError("connection refused")
         near, far = pair(self.deadlines, ("192.0.2.254", 1), (host, port))
         near.on_wait = self._wait
+        if tls is not None:
+            chosen = self.agrees.get(address, "http/1.1")
+            if isinstance(chosen, ssl.SSLError):
+                raise chosen
+            near.agreed = chosen if chosen in tls.settings.alpn else ""
         self.peers.append(far)
         self.tasks.start_soon(self._upstreams[address], far)
         return near
 
+    async def lookup(self, name: str, family: int) -> Answer:
+        self.lookups.append(name)
+        await anyio.lowlevel.checkpoint()
+        known = self.names.get(name, (name,))
+        if isinstance(known, OSError):
+            raise known
+        while known is None:
+            await anyio.sleep_forever()
+        return known if isinstance(known, Answer) else Answer(known)
+
+    async def sleep(self, seconds: float) -> None:
+        over = anyio.Event()
+        due = self.deadlines.due(over.set)
+        due.after(seconds)
+        try:
+            await over.wait()
+        finally:
+            due.forget()
+
+    def bind(self, host: str, port: int) -> socket.socket:
+        return socket.socket()  # one that stands for itself
+
     async def listen(
-        self, at: socket.socket | tuple[str, int], serve: Callable[[Stream], Coroutine[Any, Any, None]]
+        self,
+        at: socket.socket | tuple[str, int],
+        serve: Callable[[Stream], Coroutine[Any, Any, None]],
+        tls: ServerTls | None = None,
+        *,
+        admit: Callable[[], bool] | None = None,
     ) -> Listener:
         self._serve = serve
 
         def close() -> None:
-            self._serve = None
+            if self._serve is serve:
+                self._serve = None
+            if isinstance(at, socket.socket):
+                at.close()
 
         return Listener(("memory", 0), close)
 

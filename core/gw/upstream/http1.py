@@ -23,6 +23,7 @@ from gw.failures import (
 from gw.filters import Attempt, Exchange, Response
 from gw.http.framing import drop_named
 from gw.http.h1 import END, End, Malformed
+from gw.http.handshake import accept_of, make_key
 from gw.http.write import last_chunk
 from gw.limits import SEND_STALL_TIME
 from gw.net.deadlines import NEVER
@@ -42,6 +43,13 @@ class Patience:
     response: float = 30.0
     idle: float = 30.0
     total: float = 0.0
+    send: float = SEND_STALL_TIME
+
+    def too_long(self, *, held: bool) -> Failure:
+        """Return what a body is that took its time: of one that is held, the client has seen nothing."""
+        if held:
+            return ResponseTimeout(f"the response is held, and was not complete {self.response:g} s after its head")
+        return ResponseTooLong("the response takes longer than stream_max_duration_sec")
 
 
 class Http1Upstream:
@@ -55,15 +63,19 @@ class Http1Upstream:
         "_forwarding",
         "_got_bytes",
         "_idle",
+        "_is_held",
+        "_key",
         "_patience",
         "_pool",
         "_reader",
         "_request_done",
         "_response",
         "_response_done",
+        "_tunnels",
         "_until",
         "expires",
         "is_idle",
+        "is_warm",
         "origin",
         "served",
         "stream",
@@ -77,20 +89,27 @@ class Http1Upstream:
         self._events = self._reader.events
         self.served = 0
         self.is_idle = False
+        self.is_warm = False
+        """It was opened before anybody asked, so it may have died before its first request."""
         self._response: Response | None = None
         self._idle: float | None = None
         """The longest pause in the response's body; `None` until somebody waits for it."""
         self._request_done = self._response_done = True
+        self._is_held = False
+        self._key = b""
+        """Of the WebSocket handshake that the exchange is."""
+        self._tunnels = False
         stream.on_lost = stream.on_eof = stream.on_idle_due = self._over
-        stream.send_timeout = SEND_STALL_TIME
 
     def begin(self, attempt: Attempt, forwarding: Forwarding, patience: Patience) -> Http1Upstream:
         """Get ready to carry *attempt*."""
         attempt.endpoint = self.origin.endpoint
-        attempt.reused = self.served > 0
+        attempt.reused = self.served > 0 or self.is_warm
         self._attempt, self._forwarding, self._patience = attempt, forwarding, patience
-        self._request_done = self._response_done = self._got_bytes = self._chunked = False
+        self.stream.send_timeout = patience.send
+        self._request_done = self._response_done = self._got_bytes = self._chunked = self._is_held = False
         self._response = self._idle = None
+        self._key = b""
         self.served += 1
         return self
 
@@ -99,8 +118,12 @@ class Http1Upstream:
     def start(self, ex: Exchange, chunk: bytes, end: bool) -> None:
         self._ex = ex
         request, patience = ex.request, self._patience
-        self._reader.expect(request.method)
-        parts = self._forwarding.head(ex, self.origin.authority)
+        if request.upgrade == "websocket":
+            self._key = make_key()
+            self._reader.expect(request.method, request.upgrade)
+        else:
+            self._reader.expect(request.method)
+        parts = self._forwarding.head(ex, self.origin.authority, self._key)
         if request.has_body:
             if request.content_length is None:
                 self._chunked = True
@@ -169,11 +192,15 @@ class Http1Upstream:
         event = events.popleft()
         if event.__class__ is Response:
             response: Response = event
-            if response.status >= 200:
+            if response.status >= 200 or response.status == 101:
                 self._response = response
                 self.stream.reading.when = NEVER
                 if not response.has_body:
                     self._take_end()
+                if response.status == 101 and response.headers.get_all("sec-websocket-accept") != [
+                    accept_of(self._key).decode("ascii")
+                ]:
+                    raise BadResponse("Sec-WebSocket-Accept does not answer the key")
             if response.named_hops is not None:
                 drop_named(response)
             return response
@@ -185,7 +212,7 @@ class Http1Upstream:
         if not events:
             return None
         event = events.popleft()
-        if event.__class__ is bytes:
+        if isinstance(event, (bytes, memoryview)):
             if events and self._take_end():
                 return event, True
             return event, False
@@ -201,7 +228,7 @@ class Http1Upstream:
         while (got := self.take()) is None:
             left = self._until - stream.deadlines.now
             if left <= 0:
-                raise ResponseTooLong("the response takes longer than stream_max_duration_sec")
+                raise self._patience.too_long(held=self._is_held)
             if self._idle is None:
                 self._idle = NEVER if self._is_event_stream() else patience.idle or NEVER
             wait = min(self._idle, left)
@@ -212,6 +239,11 @@ class Http1Upstream:
                 self._read_failed(error)
             stream.reading.off()
         return got
+
+    def hold(self) -> None:
+        until = self.stream.deadlines.now + (self._patience.response or NEVER)
+        if until < self._until:
+            self._until, self._is_held = until, True
 
     def _is_event_stream(self) -> bool:
         """Tell whether silence is part of the response (behaviour 11.2)."""
@@ -243,14 +275,27 @@ class Http1Upstream:
         if self._response is None:
             return ResponseTimeout(f"no response within {self._patience.response:g} s")
         if self.stream.deadlines.now >= self._until:
-            return ResponseTooLong("the response takes longer than stream_max_duration_sec")
+            return self._patience.too_long(held=self._is_held)
         return ResponseIdle(f"nothing for {self._patience.idle:g} s in mid-response")
+
+    def tunnel(self) -> Stream:
+        """Return the connection as the end of a WebSocket: it was answered 101."""
+        stream = self.stream
+        self._tunnels = True
+        stream.reading.off()
+        stream.on_lost = stream.on_eof = stream.on_idle_due = None  # whoever reads finds out
+        if self._reader.held:
+            stream.unread(self._reader.held)
+        return stream
 
     # --- between exchanges ------------------------------------------------------------
 
     def finish(self) -> None:
         response, stream = self._response, self.stream
-        if (
+        if self._tunnels:
+            stream.close()
+            self._pool.forget(self)
+        elif (
             self._response_done
             and self._request_done
             and response is not None
@@ -270,6 +315,8 @@ class Http1Upstream:
         """Close the connection; nothing on it is worth keeping."""
         stream = self.stream
         stream.on_lost = stream.on_eof = stream.on_idle_due = None
+        if stream.tls is not None and self._pool.tls is not None and self.served:
+            self._pool.tls.remember(stream.tls)
         stream.abort()
 
     @property

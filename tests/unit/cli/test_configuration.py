@@ -122,10 +122,10 @@ def test_a_good_configuration_is_valid(gw, generation):
 
 
 def test_warnings_are_told_and_do_no_harm(gw, generation):
-    result = gw("validate", "--plugins", "", environ={"REACTOR_DNS_STALE_ON_ERROR": "1"})
+    result = gw("validate", "--plugins", "", environ={"REACTOR_BIND_PROT": "1"})
     assert (result.exit_code, result.stdout) == (0, "Configuration is valid.\n")
     assert result.stderr == (
-        "environment variable REACTOR_DNS_STALE_ON_ERROR: warning: is not supported by this version of gw and has no effect\n"
+        "environment variable REACTOR_BIND_PROT: warning: is not a setting and has no effect (did you mean 'REACTOR_BIND_PORT'?)\n"
     )
 
 
@@ -140,8 +140,8 @@ def test_routes_that_cannot_be_compiled_exit_with_1(gw, generation, command):
 def test_serving_exits_as_the_gateway_does(gw, monkeypatch):
     served = []
     for code in (0, 1):
-        gateway = SimpleNamespace(run=lambda loaded, code=code: served.append(loaded) or code)
-        monkeypatch.setitem(sys.modules, "gw.gateway", gateway)
+        process = SimpleNamespace(run=lambda loaded, code=code, **rest: served.append(loaded) or code)
+        monkeypatch.setitem(sys.modules, "gw.ops.process", process)
         assert gw("serve", "-p", "7", "--plugins", "").exit_code == code
     assert [loaded.config.bind_port for loaded in served] == [7, 7]
 
@@ -222,7 +222,8 @@ def test_plugins_are_listed_with_their_distributions(gw):
     assert result.stdout.splitlines()[0].split() == ["PLUGIN", "DISTRIBUTION", "VERSION", "MODULE"]
     assert any(line.split()[:2] == ["rewrite", "gw"] for line in result.stdout.splitlines())
     listed = json.loads(gw("plugins", "--json").stdout)
-    assert {"name": "rewrite", "module": "gw_rewrite", "distribution": "gw"}.items() <= listed[0].items()
+    wanted = {"name": "rewrite", "module": "gw_rewrite", "distribution": "gw"}
+    assert any(wanted.items() <= plugin.items() for plugin in listed)
 
 
 def test_the_schema_is_that_of_the_plugins_that_are_named(gw, tmp_path):

@@ -174,7 +174,8 @@ def test_aliases_cannot_multiply_without_bound(monkeypatch):
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
 def test_nesting_is_bounded_before_it_can_exhaust_the_stack(opening):
     (message,) = said("a:\n  " + opening * 100_000)
-    assert message.endswith(f"nests deeper than {limits.MAX_CONFIG_DEPTH} levels")
+    # libyaml's scanner, which runs ahead of us in flow style, has had a bound of its own since 0.2.6: 1,000.
+    assert message.endswith((f"nests deeper than {limits.MAX_CONFIG_DEPTH} levels", "exceeded maximum nesting depth"))
 
 
 def test_a_file_is_bounded(tmp_path, monkeypatch):

@@ -86,11 +86,19 @@ def test_our_own_prefix_counts_before_the_reference_s():
 
 @pytest.mark.parametrize("name", module.VARIABLES)
 def test_every_variable_sets_its_key(name):
-    value = {"BIND_HOST": "h", "LOG_FILE": "f", "LOG_LEVEL": "trace"}.get(name, "17")
-    tree = load(None, environ={f"REACTOR_{name}": value}, plugins=PluginSet()).effective()
+    values = {"BIND_HOST": "h", "LOG_FILE": "f", "LOG_LEVEL": "trace"}
+    values |= {"RATE_LIMIT_DRY_RUN": "true", "RATE_LIMIT_ENABLED": "false", "RATE_LIMIT_STATUS_CODE": "503"}
+    values |= {"DNS_LOOKUP_FAMILY": "v4_only", "DNS_RESOLVE_TIMEOUT_MS": "17", "DNS_STALE_ON_ERROR": "no"}
+    values |= {"WORKERS": "17", "WORKER_THREADS": "17"}
+    values |= {"TLS_ENABLED": "true", "HTTP2_ENABLED": "no", "HTTP2_ENABLE_PUSH": "yes", "SHUTDOWN_DRAIN_TIMEOUT": "17"}
+    value = values.get(name, "17000")
+    environ = {f"REACTOR_{name}": value}
+    if name == "TLS_ENABLED":
+        environ |= {"REACTOR_TLS_CERT": __file__, "REACTOR_TLS_KEY": __file__}
+    tree = load(None, environ=environ).effective()
     for key in module.VARIABLES[name]:
         tree = tree[key]
-    assert str(tree) == value
+    assert str(tree) == {"true": "True", "yes": "True", "no": "False", "false": "False"}.get(value, value)
 
 
 def test_a_bad_variable_is_named():
@@ -106,14 +114,12 @@ def test_a_bad_variable_is_named():
 def test_variables_without_effect_are_warned_of():
     environ = {
         "GW_BIND_PROT": "1",
-        "REACTOR_TLS_ENABLED": "1",
         "GW_CONFIG": "x",
         "GW_PORT": "x",
         "GW_SERVICE_HOST": "x",
     }
     loaded = load(None, environ=environ, plugins=PluginSet())
     assert [str(warning) for warning in loaded.warnings] == [
-        "environment variable REACTOR_TLS_ENABLED: warning: is not supported by this version of gw and has no effect",
         "environment variable GW_BIND_PROT: warning: is not a setting and has no effect (did you mean 'GW_BIND_PORT'?)",
     ]
 
@@ -330,7 +336,7 @@ def test_what_was_loaded_is_told_without_its_values(loading):
 def test_a_warning_hides_no_error(problems):
     plugins = PluginSet()
     plugins.add("keys", plugin(lambda config: [Problem((), "is wrong")]))
-    assert "gw.yaml:1:1: is wrong" in problems("{}", {"GW_DNS_LOOKUP_FAMILY": "x"}, plugins=plugins)
+    assert "gw.yaml:1:1: is wrong" in problems("{}", {"GW_BIND_PROT": "x"}, plugins=plugins)
 
 
 def test_what_came_from_outside_is_not_shown_by_rules_across_keys_either(problems):
@@ -357,6 +363,23 @@ def test_sections_are_found_by_plugin_and_level(loading, keys):
     assert loaded.section("keys", "upstream", config.upstreams[0]).label == "b"
     assert loaded.section("keys", "route", config.routes[0]).label == "c"
     assert loaded.section("keys", "route", config.routes[1]) is None
+
+
+def test_an_upstream_s_section_may_stand_where_the_reference_has_it(loading, problems):
+    made = _bare()
+    made.gw_sections = hookimpl(lambda: Sections("inline", upstream=Section, in_proxy=True))
+    plugins = PluginSet()
+    plugins.add("inline", made)
+    loaded = loading(
+        "upstreams: [{name: a, host: h, proxy: {inline: {mode: shadow}}}, {name: b, host: h}]", plugins=plugins
+    )
+    first, second = loaded.config.upstreams
+    assert loaded.section("inline", "upstream", first).mode == "shadow"
+    assert loaded.section("inline", "upstream", second) is None
+    assert loaded.effective()["upstreams"][0]["proxy"]["inline"] == {"mode": "shadow", "on_error": "deny"}
+    assert problems("upstreams: [{name: a, host: h, inline: {}}]", plugins=plugins) == [
+        "gw.yaml:1:32: upstreams[0].inline: is not a key at this level: plugin 'inline' has its settings elsewhere"
+    ]
 
 
 def test_a_level_without_a_section_has_none(loading):

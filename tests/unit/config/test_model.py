@@ -5,7 +5,8 @@ import pytest
 from pydantic import BaseModel
 
 from gw import Endpoint, Section, Sections
-from gw.config.model import GatewayConfig, HeaderRewriteConfig, is_free, with_sections
+from gw.config.model import GatewayConfig, is_free, with_sections
+from gw.config.upstream import HeaderRewriteConfig
 
 # Behaviour 4.1, 4.3, 4.4 and 4.5: a reference configuration that says nothing means this.
 REFERENCE_DEFAULTS = {

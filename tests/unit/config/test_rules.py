@@ -1,3 +1,4 @@
+import sys
 from types import ModuleType
 
 import pytest
@@ -57,6 +58,15 @@ def test_a_section_that_a_route_s_plugins_leave_out_is_refused(problems, loading
     assert loading("routes: [{limit: {}}]", plugins=limit)
 
 
+def test_a_resolver_that_is_not_installed_is_refused_where_it_is_asked_for(problems, loading, monkeypatch):
+    text = "dns:\n  resolver: dnspython"
+    assert loading(text).warnings == ()
+    monkeypatch.setitem(sys.modules, "dns", None)
+    assert problems(text) == [
+        "gw.yaml:2:3: dns.resolver: needs dnspython, which is not installed; run pip install 'gw[dns]', or set it to system"
+    ]
+
+
 def test_an_idle_limit_that_is_never_reached_is_warned_of(loading):
     text = "upstreams: [{name: a, host: h, proxy: {stream_max_duration_sec: 10}}]\n"
     text += "routes: [{upstream: a, stream_idle_timeout_sec: 9, stream_max_duration_sec: 5}]"
@@ -66,17 +76,62 @@ def test_an_idle_limit_that_is_never_reached_is_warned_of(loading):
     ]
 
 
+TLS = "tls: {enabled: true, cert_file: gw.yaml, key_file: gw.yaml}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tls: {enabled: true}", ["gw.yaml:1:1: tls: enabled: true needs cert_file and key_file"]),
+        ("tls: {enabled: true, cert_file: no, key_file: '.'}".replace("no", "'no'"), [
+            "gw.yaml:1:22: tls.cert_file: 'no' cannot be read: No such file or directory",
+            "gw.yaml:1:39: tls.key_file: '.' is not a regular file",
+        ]),
+        ("tls: {client_certificates: {verify: required}}", ["gw.yaml:1:7: tls.client_certificates: verify: required needs ca_file, the authorities to verify against"]),
+        ("listeners: [{name: a, bind_port: 1, tls: {enabled: true, cert_file: 'no', key_file: gw.yaml}}]", ["gw.yaml:1:58: listeners[0].tls.cert_file: 'no' cannot be read: No such file or directory"]),
+        ("listeners: [{name: a, bind_port: 1}, {name: a, bind_port: 1}]", [
+            "gw.yaml:1:39: listeners[1].name: 'a' is the name of another listener already",
+            "gw.yaml:1:48: listeners[1].bind_port: listener 'a' has this address already",
+        ]),
+        ("bind_port: 1\nlisteners: [{name: main, bind_port: 2}]", ["gw.yaml:2:14: listeners[0].name: 'main' is the name of another listener already"]),
+        (TLS[:-1] + ", certificates: [{hosts: [a.test], cert_file: 'no', key_file: gw.yaml}]}", ["gw.yaml:1:94: tls.certificates[0].cert_file: 'no' cannot be read: No such file or directory"]),
+        ("upstreams: [{name: a, host: 10.0.0.1, tls: {enabled: true}}]", ["gw.yaml:1:39: upstreams[0].tls.sni_hostname: is needed: 10.0.0.1 is an address, and there is no name to verify the certificate against"]),
+        ("upstreams: [{name: a, host: h, tls: {enabled: true, ca_file: 'no'}}]", ["gw.yaml:1:53: upstreams[0].tls.ca_file: 'no' cannot be read: No such file or directory"]),
+        ("upstreams: [{name: a, host: h, tls: {enabled: true, cert_file: gw.yaml}}]", ["gw.yaml:1:32: upstreams[0].tls: has one of cert_file and key_file; give both, or none"]),
+        ("upstreams: [{name: a, host: h, http2: {enabled: true}}]", ["gw.yaml:1:40: upstreams[0].http2.enabled: needs tls.enabled: true, since HTTP/2 is agreed on in the handshake; without TLS set prefer to h2c"]),
+        ("upstreams: [{name: a, host: h, tls: {enabled: true}, http2: {enabled: true, prefer: h2c}}]", ["gw.yaml:1:77: upstreams[0].http2.prefer: h2c is HTTP/2 without TLS, and tls.enabled is true; use auto or always"]),
+        ("upstreams: [{name: a, host: h, health: {active: {type: grpc}}}]", ["gw.yaml:1:50: upstreams[0].health.active.type: is grpc, which HTTP/2 carries: set http2.enabled, and without TLS http2.prefer: h2c"]),
+        ("upstreams: [{name: a, host: h, http2: {preconnect_watermark_pct: 50}}]", ["gw.yaml:1:32: upstreams[0].http2: preconnect_watermark_pct (50) must be below saturation_open_pct (0)"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_in_tls_and_http2_is_refused(problems, text, told):
+    assert problems(text) == told
+
+
+def test_an_upstream_that_anybody_can_be_is_warned_of(loading):
+    text = "upstreams: [{name: a, host: 10.0.0.1, tls: {enabled: true, verify_peer: false, ca_file: 'no'}}]"
+    assert [str(warning) for warning in loading(text).warnings] == [
+        "gw.yaml:1:60: warning: upstreams[0].tls.verify_peer: is false: anybody can be this upstream"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TLS,
+        "upstreams: [{name: a, host: h, tls: {enabled: true, sni_hostname: up.test.}, http2: {enabled: true}}]",
+        "upstreams: [{name: a, host: h, http2: {enabled: true, prefer: h2c}}]",
+        "tls: {cert_file: 'no', key_file: 'no'}",  # off, so it is nobody's business
+    ],
+)
+def test_what_goes_together_in_tls_and_http2_is_taken(loading, text):
+    assert loading(text).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("tls: {enabled: true}", "tls"),
-        ("worker_threads: 3", "worker_threads"),
-        ("http2: {}", "http2"),
         ("observability: {}", "observability"),
-        ("upstreams: [{name: a, host: h, tls: {}}]", "upstreams[0].tls"),
-        ("upstreams: [{name: a, host: h, circuit_breaker: {}}]", "upstreams[0].circuit_breaker"),
-        ("upstreams: [{name: a, host: h, proxy: {retry: {max_retries: 1}}}]", "upstreams[0].proxy.retry"),
-        ("upstreams: [{name: a, host: h, proxy: {buffering: always}}]", "upstreams[0].proxy.buffering"),
     ],
 )
 def test_a_key_of_the_reference_that_we_do_not_have_yet_is_refused_as_such(problems, monkeypatch, text, path):
@@ -109,7 +164,7 @@ def test_a_section_at_a_level_that_its_plugin_does_not_have_is_refused(problems,
         ("paths: {xyz: 1}", "paths.xyz: is not a known key; paths has backslash, encoded_slash, merge_slashes, nul"),
         (
             "upstreams: [{name: a, endpoints: [{host: h, q: 1}]}]",
-            "upstreams[0].endpoints[0].q: is not a known key; upstreams[0].endpoints[0] has host, port, weight",
+            "upstreams[0].endpoints[0].q: is not a known key; upstreams[0].endpoints[0] has asgi, host, port, priority, weight",
         ),
     ],
 )

@@ -162,9 +162,9 @@ async def test_connections_over_sockets_leave_nothing_to_it_either():
         tasks.start_soon(serve)
         with anyio.fail_after(10):
             await listens.wait()
-            await burst(network, gateway.address)
+            await burst(network, gateway.addresses["main"])
             with leaving_no_cycles():
-                await burst(network, gateway.address)
+                await burst(network, gateway.addresses["main"])
             gateway.stop()
             await over.wait()
         upstream.close()

@@ -111,7 +111,7 @@ class TestLeaving:
             first = await upstream.accept()
             staying.write(GET)
             second = await upstream.accept()
-            first.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n01234")
+            first.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n01234")
             await leaving.read_until(b"01234")
             leaving.abort()
             await gateway.network.settle()
@@ -268,7 +268,7 @@ class TestClientDeadlines:
             client._read_paused = True
             client.write(GET)
             peer = await upstream.accept()
-            peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 5000)
+            peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 5000)
             await gateway.network.advance(9.8)
             assert not peer.lost
             await gateway.network.advance(0.5)

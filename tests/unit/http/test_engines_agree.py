@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import h11
 import httptools
-from hypothesis import assume, example, given, settings, strategies as st
+from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
 
 from gw.filters import Request, Response
 from gw.http.engines import choose
@@ -193,6 +193,10 @@ class Judge:
         self.messages[-1][1] += data
 
 
+MOST_ARE_REFUSED = [HealthCheck.filter_too_much]
+"""What was mutated is seldom accepted, and only what is accepted says something here."""
+
+
 def judged_by_llhttp(wire: bytes) -> list[list[object]]:
     judge = Judge()
     httptools.HttpRequestParser(judge).feed_data(wire)
@@ -212,7 +216,7 @@ def judged_by_h11(wire: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], bytes]
 
 @given(mutated(chunked_bodies))
 @example(b'3;a="b;\\"";c\r\n\r\n0\r\n00;x\r\nA: b\r\n\r\n')
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=MOST_ARE_REFUSED)
 def test_a_chunked_body_that_we_accept_both_libraries_read_as_we_do(wire):
     reader = NATIVE.request_reader(LIMITS)
     reader.feed(HEAD)
@@ -232,7 +236,7 @@ def test_a_chunked_body_that_we_accept_both_libraries_read_as_we_do(wire):
 
 
 @given(mutated(request()))
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=MOST_ARE_REFUSED)
 def test_requests_that_we_accept_llhttp_reads_as_we_do_when_left_to_itself(wire):
     reader = PURE.request_reader(LIMITS)
     reader.feed(wire)

@@ -225,9 +225,10 @@ def test_a_response_cannot_have_its_framing_removed():
     [
         (["Connection: Upgrade", "Upgrade: WebSocket"], "1.1", "websocket"),
         (["Upgrade: h2c", "Connection: keep-alive, upgrade"], "1.1", "h2c"),
-        (["Upgrade: websocket"], "1.1", None),
+        (["Connection: upgrade", "Upgrade: h2c, websocket"], "1.1", "websocket"),
+        (["Upgrade: h2c"], "1.1", None),
         (["Connection: upgrade"], "1.1", None),
-        (["Connection: upgrade", "Upgrade: websocket"], "1.0", None),
+        (["Connection: upgrade", "Upgrade: h2c"], "1.0", None),
     ],
 )
 def test_an_upgrade_is_asked_for_with_both_fields_on_http_1_1(fields, version, upgrade):
@@ -252,6 +253,15 @@ def test_a_continue_is_expected_where_there_is_a_body_to_wait_for(fields, versio
 @pytest.mark.parametrize("bad", ["", "200-ok", "100-continue, other", "100-continue; q=1"])
 def test_any_other_expectation_fails(bad):
     assert verdict(with_host, f"Expect: {bad}", "Content-Length: 1") == (417, "Expectation Failed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [(["Upgrade: WebSocket"], "1.1"), (["Connection: upgrade", "Upgrade: websocket"], "1.0")],
+)
+def test_a_websocket_that_is_half_asked_for_is_refused(fields, version):
+    message = "Upgrade: websocket needs HTTP/1.1 and Connection: upgrade"
+    assert verdict(with_host, *fields, version=version) == (400, message)
 
 
 def test_an_expectation_beside_a_websocket_upgrade_is_refused():

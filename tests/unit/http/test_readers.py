@@ -1,6 +1,7 @@
 """Whole streams through the readers, over both engines, each three ways: whole, byte by byte, with more behind it."""
 
 import gc
+import itertools
 import weakref
 
 import httptools
@@ -10,7 +11,7 @@ from gw.filters import Headers, Request, Response
 from gw.http.engines import choose
 from gw.http.framing import Refusal
 from gw.http.h1 import END, Malformed, ReaderLimits
-from gw.limits import HEAD_SLACK, MAX_CHUNK_OVERHEAD, MAX_EMPTY_LINES, MAX_UNLIMITED_SECTION
+from gw.limits import HEAD_SLACK, MAX_CHUNK_OVERHEAD, MAX_EMPTY_LINES, MAX_JOINED_WRITE, MAX_UNLIMITED_SECTION
 
 AMPLE = ReaderLimits(8192, 100, 8192)
 
@@ -84,7 +85,7 @@ ACCEPTED = {
         ["POST /", b"x", {"a": "b", "grpc-status": "0"}],
     ),
     "an upgrade, which is read as a request": (
-        GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
         ["GET /", "end"],
     ),
     "an upgrade with a body": (
@@ -330,6 +331,49 @@ def test_what_is_done_to_one_request_does_not_show_on_the_next(engine):
     assert transcript(reader)[-2:] == [b"hi", "end"]
 
 
+def test_what_is_done_to_one_response_does_not_show_on_the_next(engine):
+    reader = engine.response_reader(AMPLE)
+    wire = b"HTTP/1.1 200 Fine\r\nX: y\r\nConnection: x-a, close\r\nContent-Length: 2\r\n\r\nhi"
+    seen = []
+    for _ in range(4):
+        reader.expect("GET")
+        reader.feed(wire)
+        response = reader.events[-3]
+        seen.append({slot: getattr(response, slot) for slot in Response.__slots__ if slot != "headers"})
+        assert response.headers.get("x") == "y"
+        response.headers.set("x", "changed")
+        for slot, value in seen[0].items():
+            setattr(response, slot, not value if isinstance(value, bool) else None)
+
+    assert seen == [seen[0]] * 4
+
+
+ANSWERS = [
+    ("GET", b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 2\r\n\r\n", b"hi"),
+    ("HEAD", b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 2\r\n\r\n", b""),
+    ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    ("GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" + CHUNKS, b"2\r\nhi\r\n0\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize("first", ANSWERS)
+def test_a_response_means_the_same_whatever_came_before_it(engine, first):
+    def read(reader, answer):
+        method, head, body = answer
+        reader.events.clear()
+        reader.expect(method)
+        reader.feed(head + body)
+        said = transcript(reader)
+        return said, [
+            {slot: getattr(e, slot) for slot in Response.__slots__} for e in reader.events if type(e) is Response
+        ]
+
+    for second, third, fourth in itertools.product(ANSWERS, repeat=3):
+        reader = engine.response_reader(AMPLE)
+        for answer in (first, first, second, third, fourth):
+            assert read(reader, answer) == read(engine.response_reader(AMPLE), answer)
+
+
 def test_chunks_of_one_feed_are_handed_on_as_one(engine):
     reader = engine.request_reader(AMPLE)
     reader.feed(CHUNKED + b"1\r\na\r\n" * 50 + b"3\r\nb")
@@ -345,6 +389,22 @@ def test_a_body_piece_is_handed_on_without_a_copy(engine):
     reader.feed(piece)
 
     assert reader.events[1] is piece
+
+
+@pytest.mark.parametrize("size", [MAX_JOINED_WRITE, MAX_JOINED_WRITE + 1])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_large_response_is_not_copied_out_of_the_read_that_brought_its_head(engine, size, missing):
+    reader = engine.response_reader(AMPLE)
+    reader.expect("GET")
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    read = data[: len(data) - missing]
+    reader.feed(read)
+    reader.feed(data[len(read) :])
+
+    piece = reader.events[1]
+    assert piece == b"x" * (size - missing)
+    assert (isinstance(piece, memoryview) and piece.obj is read) is (size > MAX_JOINED_WRITE)
+    assert list(reader.events)[2:] == [b"x"] * missing + [END]
 
 
 def test_names_are_lower_case_and_values_bare(engine):

@@ -4,11 +4,12 @@ import json
 import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import pytest
 
-from gw import Reply
-from gw.http.replies import PHRASES, http_date, phrase, render
+from gw import Headers, Reply, Request
+from gw.http.replies import PHRASES, http_date, phrase, render, response_to
 
 TEXT = b"text/plain; charset=utf-8"
 PROBLEM = b"application/problem+json"
@@ -85,6 +86,86 @@ def test_every_status_the_standard_library_knows_has_a_phrase():
     renamed = {413, 414, 416, 418, 422}  # between versions of Python, or never registered
     theirs = {s.value: s.phrase.encode() for s in HTTPStatus if s.value not in renamed}
     assert {status: PHRASES.get(status) for status in theirs} == theirs
+
+
+# --- responses -----------------------------------------------------------------
+
+
+def request_with(*fields):
+    return Request("POST", "/a", Headers.of(fields))
+
+
+def test_a_default_body_says_what_it_depends_on():
+    response, body = response_to(request_with(("accept", "text/html"), ("accept", "application/json")), Reply(404), "r")
+    assert list(response.headers) == [
+        ("content-type", "application/problem+json"),
+        ("vary", "accept"),
+        ("content-length", str(len(body))),
+    ]
+    assert json.loads(body)["status"] == 404
+
+
+def test_a_body_of_ones_own_is_sent_as_it_is():
+    response, body = response_to(request_with(), Reply(403, b"no", (("content-type", "text/html"),)), "r")
+    assert list(response.headers) == [("content-type", "text/html"), ("content-length", "2")]
+    assert (response.content_length, body) == (2, b"no")
+
+
+@pytest.mark.parametrize(("status", "fields"), [(204, []), (304, []), (205, [("content-length", "0")])])
+@pytest.mark.parametrize("given", [None, b"ignored"])
+def test_a_status_without_content_carries_no_field_about_it(status, fields, given):
+    response, body = response_to(request_with(), Reply(status, given), "r")
+    assert (list(response.headers), body) == (fields, b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (200, "0"),
+        (400, "13"),
+        (401, "16"),
+        (403, "7"),
+        (404, "12"),
+        (408, "4"),
+        (413, "8"),
+        (429, "14"),
+        (502, "14"),
+        (503, "14"),
+        (504, "4"),
+        (500, "2"),
+    ],
+)
+def test_a_grpc_client_gets_a_grpc_status(status, code):
+    reply = Reply(status, headers=(("retry-after", "1"),), reason="secret.cause")
+    response, body = response_to(request_with(("content-type", "application/grpc+proto")), reply, "r")
+    assert (response.status, response.has_body, body) == (200, False, b"")
+    assert list(response.headers) == [
+        ("retry-after", "1"),
+        ("content-type", "application/grpc+proto"),
+        ("grpc-status", code),
+        ("grpc-message", phrase(status).decode()),
+    ]
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc-web", "application/grpcx", "text/plain"])
+def test_others_are_not_taken_for_grpc(content_type):
+    response, _ = response_to(request_with(("content-type", content_type)), Reply(404), "r")
+    assert response.status == 404
+
+
+def test_a_message_for_a_grpc_client_is_encoded_and_bounded():
+    reply = Reply(403, "100 % schön\n".encode() + b"x" * 5000, (("content-type", "text/plain"),))
+    response, _ = response_to(request_with(("content-type", "application/grpc")), reply, "r")
+    message = response.headers.get("grpc-message", "")
+    assert message.startswith("100 %25 sch%C3%B6n%0Ax")
+    assert unquote(message).encode() == reply.body[:1024]
+    assert response.headers.get_all("content-type") == ["application/grpc"]
+
+
+def test_a_plugin_may_speak_grpc_itself():
+    reply = Reply(200, b"", (("content-type", "application/grpc"), ("grpc-status", "7")))
+    response, _ = response_to(request_with(("content-type", "application/grpc")), reply, "r")
+    assert response.headers.get_all("grpc-status") == ["7"]
 
 
 # --- dates ---------------------------------------------------------------------

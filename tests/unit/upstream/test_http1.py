@@ -63,7 +63,7 @@ class TestBadResponses:
     @pytest.mark.parametrize(
         "rest",
         [
-            b"content-length: 10\r\n\r\n01234",
+            b"content-length: 1000000\r\n\r\n01234",
             b"transfer-encoding: chunked\r\n\r\n5\r\n01234\r\n",
             b"transfer-encoding: chunked\r\n\r\n5\r\n01234\r\nzz\r\n",
             b"transfer-encoding: chunked\r\n\r\n5\r\n01234\r\n0\r\ncontent-length: 3\r\n\r\n",

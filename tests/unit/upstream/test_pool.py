@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import cycle
 
 import anyio
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from gw.failures import ConnectFailed, ConnectTimeout, QueueFull, QueueTimeout
+from gw.failures import ConnectFailed, ConnectTimeout, QueueDrained, QueueFull, QueueTimeout
 from gw.filters import Attempt
 from gw.http.engines import choose
 from gw.http.h1 import ReaderLimits
@@ -29,9 +30,10 @@ class Bench:
 
     def __init__(self, network, backlog, pool):
         self.network, self.backlog, self.pool = network, backlog, pool
+        self.turns = cycle(pool.origins)
 
     async def get(self, *, fresh=False):
-        origin = self.pool.choose()
+        origin = next(self.turns)
         connection = None if fresh else self.pool.take(origin)
         if connection is None:
             connection = await self.pool.connect(origin, fresh=fresh)
@@ -98,6 +100,12 @@ class TestWhichConnection:
             bench.give_back(one)
             assert (one.stream.lost, bench.counts) == (True, (0, 0, 0))
 
+    async def test_those_of_one_moment_need_not_end_together(self):
+        async with pool_of(replace(SMALL, max_connections=50, max_lifetime=100, lifetime_jitter=0.4)) as bench:
+            now = bench.network.deadlines.now
+            lives = [(await bench.get()).expires - now for _ in range(50)]
+            assert 60 <= min(lives) < 80 < max(lives) <= 100
+
     async def test_one_that_has_served_enough_is_closed(self):
         async with pool_of(replace(SMALL, max_requests=2)) as bench:
             one = await bench.get()
@@ -112,11 +120,6 @@ class TestWhichConnection:
             bench.give_back(one)
             bench.give_back(two)
             assert (two.stream.lost, bench.counts) == (True, (1, 1, 0))
-
-    async def test_endpoints_take_turns_by_their_weight(self):
-        async with pool_of(SMALL, (FIRST, replace(SECOND, weight=2))) as bench:
-            turns = [bench.pool.choose().endpoint.host for _ in range(6)]
-            assert turns == ["192.0.2.1", "192.0.2.2", "192.0.2.2"] * 2
 
     async def test_a_full_pool_makes_room_by_closing_an_idle_connection_to_another_endpoint(self):
         async with pool_of(replace(SMALL, max_connections=1), (FIRST, SECOND)) as bench:
@@ -182,6 +185,34 @@ class TestQueue:
                 tasks.start_soon(wait)
                 await bench.network.advance(5.2)
                 assert bench.counts == (2, 0, 0)
+
+    @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "is cancelled"])
+    async def test_whoever_waits_under_a_guard_can_be_sent_away(self, leaves):
+        async with pool_of(replace(SMALL, max_queue=3)) as bench:
+            busy = [await bench.get(), await bench.get()]
+            ours, theirs, told = object(), object(), []
+
+            async def wait(guard):
+                try:
+                    await bench.pool.connect(next(bench.turns), guard=guard)
+                except QueueDrained as error:
+                    told.append(str(error))
+                else:
+                    told.append("connected")
+
+            async with anyio.create_task_group() as tasks:
+                for guard in (ours, theirs, ours):
+                    tasks.start_soon(wait, guard)
+                await bench.network.settle()
+                if leaves:
+                    tasks.cancel_scope.cancel()
+                assert (bench.pool.drain(ours), bench.pool.drain(ours), bench.pool.waiting) == (2, 0, 1)
+                await bench.network.settle()
+                bench.give_back(busy[0])
+            sent_away = "up: the requests that waited for a connection were sent away"
+            assert told == ([] if leaves else [sent_away, sent_away, "connected"])
+            bench.give_back(busy[1])
+            assert bench.pool.waiting == 0
 
     async def test_closing_the_pool_ends_the_waiting(self):
         async with pool_of() as bench:
@@ -268,7 +299,7 @@ class TestConnecting:
     async def test_it_takes_only_so_long(self):
         async with pool_of(replace(SMALL, connect_timeout=0.01)) as bench:
 
-            async def never(host, port):
+            async def never(host, port, tls, name):
                 await anyio.sleep_forever()
 
             bench.network.dial = never
