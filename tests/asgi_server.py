@@ -9,6 +9,7 @@ import anyio
 from gw.config.load import load
 from gw.gateway import Gateway
 from gw.served import Served
+from gw.testing import PATIENCE
 
 
 class Server:
@@ -38,7 +39,7 @@ class Server:
         self.moved = anyio.Event()
 
     async def until(self, said):
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             while len(self.said) < said:
                 await self.moved.wait()
 
@@ -82,7 +83,7 @@ async def served(config=None, *, prepare=lambda gateway: None):
         servers.append(server)
         scope = {"type": "http", "method": method, "raw_path": path, "http_version": version, "headers": fields}
         scope |= {"scheme": "https", "client": ("198.51.100.7", 5), "query_string": b"", **more}
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             await app(scope, server.receive, server.send)
         return server
 

@@ -6,14 +6,13 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from gw.testing import PATIENCE
 from gw.testing.gateway import in_memory
 from gw.testing.http2 import Http2Peer
 from gw.testing.memory import Backlog
 
 GET = b"GET / HTTP/1.1\r\nhost: gw.test\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: gw.test\r\ncontent-length: %d\r\n\r\n"
-PATIENCE = 10
-"""Seconds of real time until a test that hangs fails."""
 H2C = {"enabled": True, "prefer": "h2c"}
 
 

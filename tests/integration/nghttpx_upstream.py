@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
-from started import PATIENCE, accepts, free_port, until
+from started import accepts, free_port, until
+
+from gw.testing import PATIENCE
 
 
 class Nghttpx:

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from started import accepts, free_port, until
-from wire import PATIENCE
+
+from gw.testing import PATIENCE
 
 SIZE = 102_400
 

@@ -9,7 +9,7 @@ from h2.settings import SettingCodes
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-PATIENCE = 20
+from gw.testing import PATIENCE
 
 
 class Refused(Exception):

@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 20.0
-"""Seconds that anything may take before a test fails: much more than it takes on a slow machine."""
+from gw.testing import PATIENCE
 
 _listening = re.compile(r"listening on https?://(?:\[.*\]|[^:/]+):([0-9]+)")
 _PAUSE = threading.Event()

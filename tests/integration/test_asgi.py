@@ -12,7 +12,8 @@ from started import start_gateway, until
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-PATIENCE = 20
+from gw.testing import PATIENCE
+
 SHOP = {
     "bind_port": 0,
     "upstreams": [

@@ -17,6 +17,8 @@ import pytest
 from certificates import Authority
 from started import Started, start_echo, start_gateway, until
 
+from gw.testing import PATIENCE
+
 VERSION = "9"
 SCRIPT = Path(__file__).with_name("oidc_provider.mjs")
 
@@ -45,7 +47,7 @@ class Idp:
         self.started, self.url = started, f"http://127.0.0.1:{started.port}"
 
     def post(self, path, client="app", certificate=b"", **fields):
-        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=PATIENCE)
         pair = base64.b64encode(f"{client}:{client}-secret".encode()).decode()
         headers = {"authorization": f"Basic {pair}", "content-type": "application/x-www-form-urlencoded"}
         if certificate:
@@ -121,9 +123,9 @@ def gateway(request, idp, upstream, tmp_path_factory):
 
 def get(gateway, path, token, tls=None):
     connection = (
-        HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+        HTTPConnection("127.0.0.1", gateway.port, timeout=PATIENCE)
         if tls is None
-        else HTTPSConnection("127.0.0.1", gateway.port, timeout=20, context=tls)
+        else HTTPSConnection("127.0.0.1", gateway.port, timeout=PATIENCE, context=tls)
     )
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"authorization": f"Bearer {token}"} if token else {})

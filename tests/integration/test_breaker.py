@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from started import environment, until
-from wire import PATIENCE
+
+from gw.testing import PATIENCE
 
 BASE = 0.3
 """Seconds that it is open the first time; then twice as long, and so on."""

@@ -9,10 +9,10 @@ import anyio.abc
 import pytest
 from dns.rcode import Rcode
 from name_server import name_server
-from wire import PATIENCE
 
 from gw.config.load import load
 from gw.gateway import Gateway
+from gw.testing import PATIENCE
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 

@@ -13,7 +13,8 @@ import pytest
 from certificates import Authority
 from started import free_port, start_gateway
 
-PATIENCE = 20
+from gw.testing import PATIENCE
+
 METHODS = "/gw.Test/"
 
 

@@ -8,7 +8,9 @@ import grpc
 import pytest
 from certificates import Authority
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from started import PATIENCE, start_gateway
+from started import start_gateway
+
+from gw.testing import PATIENCE
 
 STATES = health_pb2.HealthCheckResponse
 

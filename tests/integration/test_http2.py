@@ -9,6 +9,8 @@ import pytest
 from frames import GET, HEADERS, START, codes, frame, head
 from started import until
 
+from gw.testing import PATIENCE
+
 PRIOR_KNOWLEDGE, UPGRADE = "--http2-prior-knowledge", "--http2"
 
 
@@ -87,7 +89,7 @@ def test_h2load_sends_bodies(peer, gateway, tmp_path):
 
 
 def test_an_error_is_told_on_the_wire(gateway):
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE) as connection:
         connection.sendall(START + head(1, GET) + frame(HEADERS, 4, 1))
         said = b""
         while data := connection.recv(65536):
@@ -106,7 +108,7 @@ def test_a_stop_waits_for_the_streams_that_are_open(peer, serve, echo):
     busy = f"http://127.0.0.1:{echo.port}/open"
     until(lambda: json.loads(run(peer("curl"), "-s", busy))["exchanges"] == 2, "the request is with the upstream")
     gateway.child.terminate()
-    output, _ = client.communicate(timeout=30)
+    output, _ = client.communicate(timeout=PATIENCE)
     assert b"GOAWAY" in output
     assert b":status: 200" in output
     assert gateway.wait() == 0

@@ -27,6 +27,8 @@ from frames import (
 )
 from hpack import Encoder
 
+from gw.testing import PATIENCE
+
 ATTACK_TIME = 0.8
 """Seconds that each attack goes on, on connection after connection."""
 WARM_UP = 0.3
@@ -91,7 +93,7 @@ def honest(port: int, until: float) -> list[float]:
     """Ask again and again; return how long each answer took."""
     took = []
     while time.monotonic() < until:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         began = time.monotonic()
         connection.request("GET", "/honest")
         assert connection.getresponse().status == 200

@@ -9,7 +9,7 @@ from conftest import to
 from nghttpx_upstream import Nghttpx
 from started import start_gateway
 
-PATIENCE = 30
+from gw.testing import PATIENCE
 
 
 def run(*command, **rest):

@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import to
-from wire import PATIENCE, Upstream, read_until
+from wire import Upstream, read_until
+
+from gw.testing import PATIENCE
 
 MIB = 1 << 20
 EARLY = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\nX-Id: %b\r\n\r\ntoo large"

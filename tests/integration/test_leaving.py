@@ -9,7 +9,9 @@ import time
 import pytest
 from conftest import to
 from started import until
-from wire import PATIENCE, Upstream, connect, read_all, read_until, statuses
+from wire import Upstream, connect, read_all, read_until, statuses
+
+from gw.testing import PATIENCE
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import to
 from nginx_upstream import SIZE, Nginx
 from started import start_gateway
-from wire import PATIENCE
+
+from gw.testing import PATIENCE
 
 _MOMENT = threading.Event()
 

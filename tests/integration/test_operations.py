@@ -17,7 +17,9 @@ from certificates import Authority
 from conftest import to
 from prometheus_client.parser import text_string_to_metric_families
 from started import environment, start_gateway, until
-from wire import PATIENCE, Upstream, ask, connect, read_all, read_until, statuses
+from wire import Upstream, ask, connect, read_all, read_until, statuses
+
+from gw.testing import PATIENCE
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

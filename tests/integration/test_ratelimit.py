@@ -17,7 +17,8 @@ from hashlib import sha256
 import pytest
 from conftest import to
 from started import environment, until
-from wire import PATIENCE
+
+from gw.testing import PATIENCE
 
 WORKERS = 4
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import to
 from started import start_gateway, until
-from wire import PATIENCE
+
+from gw.testing import PATIENCE
 
 
 def ask(port, path="/", host="127.0.0.1", **headers):

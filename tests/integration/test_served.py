@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from started import Started
 
-PATIENCE = 20
+from gw.testing import PATIENCE
+
 PROGRAM = """
 from gw.config.load import load
 from gw.gateway import Gateway

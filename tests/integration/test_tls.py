@@ -10,7 +10,7 @@ from conftest import to
 from nginx_upstream import Nginx
 from started import start_gateway
 
-PATIENCE = 30
+from gw.testing import PATIENCE
 
 
 def run(*command, check=True, **rest):

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 from websockets.sync.client import connect
 from websockets.sync.server import serve as serve_websockets
 
-PATIENCE = 20
+from gw.testing import PATIENCE
 
 
 def echo_messages(connection):

@@ -18,7 +18,8 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve as serve_websockets
 from wsproto.events import CloseConnection
 
-PATIENCE = 20
+from gw.testing import PATIENCE
+
 HERE = Path(__file__).parent
 
 

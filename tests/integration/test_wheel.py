@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import to
 from started import environment, start_gateway
-from wire import PATIENCE
+
+from gw.testing import PATIENCE
 
 pytestmark = pytest.mark.slow
 

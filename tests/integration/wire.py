@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 20.0
+from gw.testing import PATIENCE
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

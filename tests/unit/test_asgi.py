@@ -17,6 +17,7 @@ from gw.hookspecs import hookimpl
 from gw.limits import APP_LEAVES
 from gw.net.stream import StreamLost
 from gw.plugins import PluginSet
+from gw.testing import PATIENCE
 from gw.testing.gateway import read_answer
 from gw.testing.http2 import Http2Client
 
@@ -258,7 +259,7 @@ async def test_one_that_does_not_care_is_cancelled(monkeypatch):
         stream.write(b"GET /app HTTP/1.1\r\nHost: a\r\n\r\n")
         await began.wait()
         stream.abort()
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             await ended.wait()
 
 
@@ -321,7 +322,7 @@ async def test_one_that_cannot_start_keeps_the_gateway_from_serving():
     gateway = Gateway(load({"bind_port": 0, "plugins": []}, environ={}))
     gateway.mount("/other", other)
     gateway.mount("/app", app)
-    with anyio.fail_after(20), pytest.raises(ValueError, match="application app /app cannot start: no database"):
+    with anyio.fail_after(PATIENCE), pytest.raises(ValueError, match="application app /app cannot start: no database"):
         await gateway.serve()
     assert other.steps == ["lifespan.startup", "lifespan.shutdown"]
 
@@ -332,7 +333,7 @@ async def test_one_that_does_not_shut_down_is_not_waited_for_long():
         await send({"type": "lifespan.startup.complete"})
         await anyio.sleep_forever()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             living = App("app", app)
             await living.begin(tasks)

@@ -19,6 +19,7 @@ from gw.gateway import Gateway
 from gw.hookspecs import hookimpl
 from gw.limits import APP_STARTS
 from gw.plugins import PluginSet
+from gw.testing import PATIENCE
 from gw.testing.gateway import in_memory
 
 
@@ -132,7 +133,10 @@ async def test_one_that_never_starts_is_given_up(installed, monkeypatch):
 
     installed.app = app
     gateway = Gateway(load({"bind_port": 0, "plugins": [], "upstreams": [hosted()]}, environ={}))
-    with anyio.fail_after(20), pytest.raises(ValueError, match=r"installed:app has not started within 0\.01 seconds"):
+    with (
+        anyio.fail_after(PATIENCE),
+        pytest.raises(ValueError, match=r"installed:app has not started within 0\.01 seconds"),
+    ):
         await gateway.serve()
 
 
@@ -145,7 +149,7 @@ async def test_one_that_is_starting_does_not_keep_the_gateway_from_ending(instal
 
     installed.app = app
     gateway = Gateway(load({"bind_port": 0, "plugins": [], "upstreams": [hosted()]}, environ={}))
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(gateway.serve)
             await starting.wait()

@@ -14,6 +14,7 @@ from ws_frames import BINARY, CLOSE, TEXT, close, frame
 from gw.filters import Filter, Message, Reply
 from gw.hookspecs import hookimpl
 from gw.plugins import PluginSet
+from gw.testing import PATIENCE
 
 
 @asynccontextmanager
@@ -231,7 +232,7 @@ async def test_one_that_stays_after_its_websocket_is_cancelled(monkeypatch):
     async with opened(app) as (gateway, client):
         await client.send(close(1000, masked=True))
         await gateway.network.advance(10)
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             await ended.wait()
         assert await gateway.leftovers() == []
 

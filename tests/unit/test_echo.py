@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from gw.echo import Echo, main
 from gw.limits import ECHO_BODY
 from gw.net.network import Network
+from gw.testing import PATIENCE
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def ask(port, *pieces, then=b""):
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
         for piece in pieces:
             await stream.send(piece)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             if then:
                 received += await stream.receive()
                 await stream.send(then)
@@ -196,10 +197,10 @@ async def test_open_counts_what_is_under_way_and_a_client_that_leaves_is_not_cou
     assert await count() == {"connections": 1, "exchanges": 1}
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
         await stream.send(request("GET /slow?ms=600000"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while await count() != {"connections": 2, "exchanges": 2}:
                 pass
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while await count() != {"connections": 1, "exchanges": 1}:
             pass
 
@@ -217,7 +218,7 @@ def test_it_runs_as_a_module_until_it_is_told_to_stop():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         port = int(line.removeprefix("echo: listening on http://127.0.0.1:"))
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
             connection.sendall(request("GET /"))
             assert connection.recv(15) == b"HTTP/1.1 200 OK"
         process.terminate()
@@ -227,10 +228,10 @@ def test_it_runs_as_a_module_until_it_is_told_to_stop():
 async def test_a_client_that_takes_everything_neither_keeps_others_waiting_nor_is_served_when_it_has_left(port):
     async with await anyio.connect_tcp("127.0.0.1", port) as greedy:
         await greedy.send(request("GET /stream?n=4294967296&size=65529"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             for _ in range(100):
                 await greedy.receive()
             assert (await ask(port, request("GET /"))).startswith(b"HTTP/1.1 200 OK")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while json.loads(split(await ask(port, request("GET /open")))[1])["exchanges"] > 1:
             pass

@@ -16,6 +16,7 @@ from gw.hookspecs import hookimpl
 from gw.limits import MAX_OLD_GENERATIONS
 from gw.net.stream import StreamLost
 from gw.plugins import PluginSet
+from gw.testing import PATIENCE
 from gw.testing.gateway import Upstream, in_memory, read_answer
 from gw.testing.http2 import Http2Client
 from gw.testing.memory import Backlog, MemoryNetwork
@@ -32,7 +33,7 @@ class Served:
         self.gateway, self.network, self._over = gateway, network, over
 
     async def is_over(self):
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             await self._over.wait()
 
 
@@ -126,7 +127,7 @@ class TestEmbedding:
     async def test_a_real_gateway_leaves_no_socket_open(self, how):
         gateway = Gateway(load({**CONFIG, "bind_port": 0}, environ={}))
         ready = anyio.Event()
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
 
                 async def serve():
@@ -301,7 +302,7 @@ class TestReloading:
 
     async def test_what_nobody_decides_on_is_forgotten_at_the_end(self):
         async with in_memory(CONFIG, Upstream(OK)) as gateway:
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE):
                 prepared = await gateway.gateway.prepare(load({**CONFIG, "bind_port": 8081}, environ={}))
         assert prepared.sockets["main"].fileno() == -1
 

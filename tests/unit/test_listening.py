@@ -19,8 +19,7 @@ from gw.generation import PluginContext, Shared
 from gw.keys import Certificate
 from gw.listening import certificate_of, places
 from gw.net.tls import TlsError
-
-PATIENCE = 5
+from gw.testing import PATIENCE
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from gw.config.load import load
 from gw.filters import Reply
 from gw.gateway import Gateway
 from gw.served import Served
+from gw.testing import PATIENCE
 
 
 async def test_a_request_is_answered_and_nothing_listens():
@@ -61,7 +62,7 @@ async def test_a_gateway_that_cannot_start_says_why():
     async def send(event):
         said.append(event)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         await Served(gateway)({"type": "lifespan"}, receive, send)
     why = "application app /app cannot start: no database"
     assert said == [{"type": "lifespan.startup.failed", "message": why}]

@@ -30,7 +30,10 @@ _ONE_READ: Final = 65536
 """The most that arrives at once."""
 
 _HOPS: Final = 20
-"""Turns of the loop that a step in memory takes at most, mostly. Without them `wait_all_tasks_blocked` sleeps 0.1 s."""
+"""Turns of the loop that a step in memory takes at most, mostly."""
+
+_GLANCE: Final = 0.001
+"""Seconds after which `settle` looks again: anyio's `wait_all_tasks_blocked` sleeps 0.1 where it finds a task at work."""
 
 
 class Clock:
@@ -300,9 +303,13 @@ class MemoryNetwork(Network):
 
     async def settle(self) -> None:
         """Wait until nothing more happens without a new byte or a later time."""
-        for _ in range(_HOPS):
-            await anyio.lowlevel.checkpoint()
-        await anyio.wait_all_tasks_blocked()
+        while True:
+            for _ in range(_HOPS):
+                await anyio.lowlevel.checkpoint()
+            with anyio.move_on_after(_GLANCE) as glance:
+                await anyio.wait_all_tasks_blocked()
+            if not glance.cancelled_caught:
+                return
 
     async def advance(self, seconds: float) -> None:
         """Let *seconds* pass, deadline by deadline, and let everything happen that they bring."""

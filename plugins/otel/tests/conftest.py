@@ -11,6 +11,7 @@ import anyio
 import h11
 import pytest
 
+from gw.testing import PATIENCE
 from gw_otel.records import Log, Metric, Point
 from gw_otel.spans import CLIENT, INTERNAL, SERVER, Span
 
@@ -167,7 +168,7 @@ def collecting():
         ):
             collector.port = listener.extra(anyio.abc.SocketAttribute.local_port)
             tasks.start_soon(listener.serve, collector.serve)
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 yield collector
             tasks.cancel_scope.cancel()
 

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from gw import CallFailed, GrpcAnswer, Headers
 from gw.figures import Figures
+from gw.testing import PATIENCE
 from gw_otel.destination import Destination
 from gw_otel.export import Push, SpanBatches
 from gw_otel.instruments import Instruments
@@ -93,7 +94,7 @@ async def exporting(caller, *, gzip=False):
         push, most=8, at_once=4, delay=60.0, dropped=instruments.dropped_queue_full, exported=instruments.exported
     )
     exported = {}
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(batches.run)
             yield batches, exported

@@ -23,14 +23,13 @@ from anyio.from_thread import start_blocking_portal
 
 sys.path.append(str(Path(__file__).parent))  # lets the tests import the module beside them
 
+from gw.testing import PATIENCE
 from gw_ratelimit import quick, redis, stores
 from gw_ratelimit.redis import RedisStore
 from gw_ratelimit.script import SCRIPT
 from gw_ratelimit.stores import LocalStore, SharedStore
 from gw_ratelimit.table import SharedTable
 from gw_ratelimit.zones import Zone
-
-PATIENCE = 20.0
 
 
 @dataclass

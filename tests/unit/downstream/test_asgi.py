@@ -9,6 +9,8 @@ import pytest
 from asgi_in_memory import body_of, only_http, say, tells
 from asgi_server import Server, served
 
+from gw.testing import PATIENCE
+
 
 def mounts(app):
     return lambda gateway: gateway.mount("/", app)
@@ -101,7 +103,7 @@ async def test_a_client_that_leaves_ends_its_exchange():
     async with served(prepare=mounts(app)) as (_, ask), anyio.create_task_group() as tasks:
         server = Server(b"")
         tasks.start_soon(lambda: ask(server))
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             await began.wait()
             server.leaves()
             await heard.wait()

@@ -12,6 +12,7 @@ from gw.config.load import load
 from gw.gateway import Gateway
 from gw.net.network import Network
 from gw.net.stream import StreamLost
+from gw.testing import PATIENCE
 from gw.testing.cuts import cut_everywhere
 from gw.testing.gateway import Upstream, in_memory, read_answer
 
@@ -160,7 +161,7 @@ async def test_connections_over_sockets_leave_nothing_to_it_either():
             over.set()
 
         tasks.start_soon(serve)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             await listens.wait()
             await burst(network, gateway.addresses["main"])
             with leaving_no_cycles():

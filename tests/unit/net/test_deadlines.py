@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from gw.net.deadlines import RESOLUTION, Deadlines
+from gw.testing import PATIENCE
 from gw.testing.memory import Clock
 
 SECONDS = st.floats(0.001, 5.0)
@@ -130,7 +131,7 @@ async def test_it_turns_by_itself():
     wheel = Deadlines()
     fired = anyio.Event()
     wheel.due(fired.set).after(0.01)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wheel.run)
             await fired.wait()

@@ -9,6 +9,7 @@ import pytest
 
 from gw.net.network import Network, bind
 from gw.net.share import Share
+from gw.testing import PATIENCE
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ async def test_a_client_that_resets_before_it_is_accepted_ends_nothing(shares):
         served.set()
 
     sock = bind("127.0.0.1", 0)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             network = Network(tasks)
             network.share = shares[0]

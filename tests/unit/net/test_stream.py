@@ -15,10 +15,8 @@ from gw.limits import READ_HIGH_WATER
 from gw.net.deadlines import Deadlines
 from gw.net.network import Network
 from gw.net.stream import DeadlineExceeded, StreamLost
+from gw.testing import PATIENCE
 from gw.testing.memory import pair
-
-PATIENCE = 5
-"""Seconds of real time until a test that hangs fails."""
 
 
 class Ends:

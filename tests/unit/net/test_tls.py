@@ -27,8 +27,7 @@ from gw.net.tls import (
     TlsError,
     Watch,
 )
-
-PATIENCE = 5
+from gw.testing import PATIENCE
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import anyio
 
 from gw.config.load import load
 from gw.ops.admin import Admin
+from gw.testing import PATIENCE
 
 TOKEN = "sixteen characters and more"
 
@@ -48,7 +49,7 @@ async def ask(address, method, path, token=TOKEN):
 async def test_it_comes_and_goes_with_its_section():
     orders = Orders()
     admin = Admin(orders)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(admin.run)
             await anyio.wait_all_tasks_blocked()
@@ -76,7 +77,7 @@ async def test_what_was_ordered_is_done_although_whoever_asked_has_left():
     orders = Orders()
     orders.crew.loaded = loaded(bind="127.0.0.1:0", token=TOKEN)
     admin = Admin(orders)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(admin.run)
             while admin._gateway is None or not admin._gateway.addresses:

@@ -9,6 +9,7 @@ import anyio.to_thread
 import pytest
 
 from gw.ops.channel import Channel, Ended, Memory, first, serve_memory
+from gw.testing import PATIENCE
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ async def test_who_sends_is_told_when_its_end_is_closed(pair):
             await one.send({}, bytes(1 << 24))
         told.set()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(send)
             await anyio.wait_all_tasks_blocked()
@@ -100,7 +101,7 @@ async def test_a_message_that_was_given_up_in_the_middle_ends_the_channel(pair):
             tasks.start_soon(ours.send, {"do": "prepare"}, bytes(1 << 24))
             await anyio.wait_all_tasks_blocked()
             scope.cancel()
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         with pytest.raises(Ended):
             await ours.send({"do": "commit"})
         with pytest.raises(Ended):

@@ -11,6 +11,7 @@ import pytest
 from gw.limits import MAX_CONTROL_QUESTION
 from gw.ops import control
 from gw.ops.control import Control, ControlError, ask, beside
+from gw.testing import PATIENCE
 
 
 @asynccontextmanager
@@ -46,7 +47,7 @@ async def test_the_descriptor_of_one_that_was_closed_is_free_for_others(tmp_path
         server.close()
         await anyio.wait_all_tasks_blocked()
         one, other = socket.socketpair()
-        with one, other, anyio.fail_after(20):
+        with one, other, anyio.fail_after(PATIENCE):
             assert number in {one.fileno(), other.fileno()}
             mine, theirs = (one, other) if one.fileno() == number else (other, one)
             theirs.send(b"x")

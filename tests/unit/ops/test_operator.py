@@ -19,6 +19,7 @@ from gw.ops.daemon import Readiness
 from gw.ops.failures import NotReloaded
 from gw.ops.operator import Operator
 from gw.ops.sockets import INHERITED, Sockets
+from gw.testing import PATIENCE
 
 
 class Crew:
@@ -78,7 +79,7 @@ async def operating(file, text="max_connections: 5"):
         codes.append(await operator.run(None))
 
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(run)
                 while not crew.is_ready:
@@ -212,7 +213,7 @@ async def test_a_successor_leaves_the_control_socket_to_the_one_before_until_it_
     app_log, sockets = configure(console=False), Sockets({INHERITED: json.dumps({"ready": theirs})})
     operator = Operator(Successor(load(file, environ={})), app_log, None, sockets, Readiness(), console=False)
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             assert await operator.run(control) == (not serves)
     finally:
         app_log.close()

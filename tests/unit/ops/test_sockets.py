@@ -10,6 +10,7 @@ import pytest
 from gw.config.load import load
 from gw.ops.failures import NotReloaded
 from gw.ops.sockets import INHERITED, Sockets
+from gw.testing import PATIENCE
 
 
 def loaded(port, host="127.0.0.1"):
@@ -85,7 +86,7 @@ async def test_a_successor_is_waited_for(monkeypatch, program, is_well):
     monkeypatch.setattr("gw.ops.sockets.sys.orig_argv", ["python", "-c", program])
     sockets = Sockets({})
     listening = sockets.listen(loaded(0)).values()
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         if is_well:
             await sockets.hand_over(listening, None)
         else:

@@ -13,6 +13,7 @@ import pytest
 from gw.config.load import load
 from gw.ops.channel import Channel, Ended
 from gw.ops.supervisor import Supervisor
+from gw.testing import PATIENCE
 
 
 def loaded(workers):
@@ -90,7 +91,7 @@ async def supervising(machine, workers):
         await supervisor.serve({}, lambda: None)
         over.set()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as machine.tasks:
             machine.tasks.start_soon(run)
             await until(lambda: supervisor._started)

@@ -11,6 +11,7 @@ import pytest
 from gw.figures import Figures
 from gw.ops.channel import Channel
 from gw.ops.worker import _Worker
+from gw.testing import PATIENCE
 
 
 class Gateway:
@@ -51,7 +52,7 @@ async def test_the_figures_of_all_are_the_supervisors_to_give(ends):
         found.append(await gateway.ask_stats())
         found.append(await gateway.ask_figures())
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.obey)
             tasks.start_soon(ask)
@@ -87,7 +88,7 @@ async def test_who_waits_for_a_supervisor_that_goes_has_its_own_figures(ends):
     async def ask():
         found.append(await gateway.ask_stats())
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.obey)
             tasks.start_soon(ask)
@@ -110,7 +111,7 @@ async def test_so_many_at_most_ask_for_the_figures_of_all_at_once(ends, monkeypa
         while True:
             asked.append((await supervisor.receive()).what["id"])
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.obey)
             tasks.start_soon(listen)
@@ -140,7 +141,7 @@ async def test_figures_that_nobody_waits_for_any_more_are_dropped(ends):
         with leaves:
             await gateway.ask_stats()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.obey)
             tasks.start_soon(ask)

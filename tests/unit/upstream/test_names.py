@@ -12,6 +12,7 @@ from gw.config.load import load
 from gw.gateway import Gateway
 from gw.limits import TTL_LEAST, TTL_MOST
 from gw.net.resolve import Answer
+from gw.testing import PATIENCE
 from gw.testing.gateway import InMemory, Upstream, read_answer
 from gw.testing.memory import Backlog, MemoryNetwork
 
@@ -133,7 +134,7 @@ async def test_a_reload_does_not_wait_for_a_resolver_that_is_silent():
     names = {"api.example": ["192.0.2.1"]}
     async with named(names, {"192.0.2.1:80": Upstream(OK)}) as gateway:
         names["api.example"] = None
-        with anyio.fail_after(20):  # time stands still: waiting would be for ever
+        with anyio.fail_after(PATIENCE):  # time stands still: waiting would be for ever
             await gateway.gateway.reload(load({**CONFIG, "dns": {}, "max_body_size": 5}, environ={}))
         assert (await gateway.get("/")).status == 200
 

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from frames import SETTINGS, frame as http2_frame
-from http2_upstreams import PATIENCE, ask, config, played, reasons
+from http2_upstreams import ask, config, played, reasons
 from websockets_in_memory import ACCEPT, answer, asks
 from ws_frames import BINARY, CLOSE, PING, PONG, TEXT, close, frame, parsed
 
 from gw.http.h2 import PREFACE, Code, FloodLimits, SessionSettings
 from gw.limits import WRITE_HIGH_WATER, WS_CLOSE_TIME
+from gw.testing import PATIENCE
 from gw.testing.cuts import cut_everywhere
 from gw.testing.gateway import in_memory, read_answer
 from gw.testing.http2 import Http2Client, Http2Peer

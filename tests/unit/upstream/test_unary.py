@@ -14,6 +14,7 @@ from certificates import Authority
 from gw.filters import Headers
 from gw.http.engines import choose
 from gw.http.h2 import Code, Data, Head, SessionSettings
+from gw.testing import PATIENCE
 from gw.upstream import unary
 from gw.upstream.control import Caller, CallFailed
 
@@ -81,7 +82,7 @@ async def serving(answer, tls=None):
         listener = TLSListener(listener, tls, standard_compatible=False)
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, server.serve)
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             yield server, port
         tasks.cancel_scope.cancel()
 
@@ -344,7 +345,7 @@ async def test_a_call_that_ends_after_everything_was_closed_leaves_no_connection
     monkeypatch.setattr(unary, "_connect", connect)
     monkeypatch.setattr(unary._Connection, "call", answered)
     caller = Caller(("192.0.2.1", 1))
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(called, 1, caller=caller))
             await asked.wait()
