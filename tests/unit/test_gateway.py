@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from types import ModuleType
 
 import anyio
 import pytest
+import uvloop
 
 from gw.config.load import load
 from gw.filters import Filter, Outcome, Reply
@@ -387,3 +389,24 @@ async def test_an_order_that_goes_wrong_is_refused_with_a_reason(caplog):
         "plugin doors raised in its order crash",
         "plugin doors raised in its order odd",
     ]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_it_accepts_connections_on_a_loop_that_anyio_did_not_start(run):
+    async def main():
+        gateway = Gateway(load({"bind_host": "127.0.0.1", "bind_port": 0}, environ={}))
+        gateway.route("/", hello)
+        listens = anyio.Event()
+        async with asyncio.timeout(PATIENCE), anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: gateway.serve(ready=listens.set))
+            await listens.wait()
+            reader, writer = await asyncio.open_connection(*gateway.address)
+            writer.write(GET)
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            writer.close()
+            gateway.stop()
+
+    async def hello(_ex):
+        return Reply(200, b"hello")
+
+    run(main())

@@ -29,6 +29,13 @@ from gw.net.share import Share
 from gw.net.stream import Signal, Stream, salvage
 from gw.net.tls import ServerTls
 
+try:
+    import sniffio
+    # anyio asks it, where it is installed, which library runs; called back by the loop, where no task runs, it knows
+    # only what `anyio.run` told it, and `asyncio.run` does not.
+except ImportError:
+    sniffio = None  # type: ignore[assignment]
+
 __all__ = ["AsyncioDriver", "AsyncioStream", "is_running"]
 
 log = logging.getLogger("gw.net")
@@ -309,6 +316,8 @@ class AsyncioDriver:
         self._deadlines = deadlines
         self._loop = asyncio.get_running_loop()
         self._outbox = _Outbox(self._loop)
+        if sniffio is not None:
+            sniffio.current_async_library_cvar.set("asyncio")
 
     async def dial(
         self, host: str, port: int, tls: ssl.SSLContext | None = None, server_name: str | None = None
