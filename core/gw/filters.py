@@ -397,7 +397,9 @@ class Attempt:
     """One try at one endpoint."""
 
     __slots__ = (
+        "_load",
         "_place",
+        "_since",
         "_tunnel",
         "answered",
         "connected",
@@ -435,7 +437,11 @@ class Attempt:
         """The same when the final response head was read; 0.0 when none was."""
         self.ended = 0.0
         """The same when it was over, its body included; 0.0 until then."""
+        self._load: Any = None
+        """Where it is counted as under way."""
         self._place: Any = None
+        self._since = started
+        """When its endpoint was asked: later than *started* for a hedge that won."""
         self._tunnel = False
         """Whether it asks for a WebSocket."""
 

@@ -150,12 +150,11 @@ class EndpointSet:
 
     # --- what attempts tell ------------------------------------------------------------
 
-    def began(self, attempt: Attempt) -> Member | None:
-        member: Member | None = attempt._place[1]
+    def began(self, attempt: Attempt) -> None:
+        attempt._load = member = attempt._place[1]
         if member is not None:
             member.active += 1
             self.algorithm.under_way += 1
-        return member
 
     def answered(self, ex: Exchange, attempt: Attempt) -> None:
         """Give a client that is to stay with its endpoint the means to."""
@@ -163,23 +162,49 @@ class EndpointSet:
         if sticky is not None and response is not None and cookie(ex.request.headers, sticky.cookie) != member.token:
             response.headers.add("set-cookie", f"{sticky.cookie}={member.token}{sticky.attributes}")
 
-    def ended(self, began: Member | None, attempt: Attempt, error: BaseException | None) -> None:
-        if began is not None:
-            began.active -= 1
-            self.algorithm.under_way -= 1
+    def ended(self, attempt: Attempt, error: BaseException | None) -> None:
+        self.unload(attempt)
         member: Member | None = attempt._place[1]  # another one, if the queue's connection led there
         if member is None:
             return
         if isinstance(error, UpstreamFailure):
-            member.failed += 1
-            self._observe(member, max(monotonic() - attempt.started, FAILURE_LATENCY))
-            if self.outliers is not None:
-                self.outliers.observe(member, attempt, error)
+            self._failed(member, attempt, error)
         elif attempt.answered:
             member.answered += 1
-            self._observe(member, attempt.answered - attempt.started)
+            self._observe(member, attempt.answered - attempt._since)
             if self.outliers is not None:
                 self.outliers.observe(member, attempt, None)
+
+    def unload(self, attempt: Attempt) -> None:
+        """It is not under way any more."""
+        member: Member | None = attempt._load
+        if member is not None:
+            attempt._load = None
+            member.active -= 1
+            self.algorithm.under_way -= 1
+
+    def overtaken(self, attempt: Attempt, failure: BaseException | None) -> None:
+        """Judge an attempt that another one has overtaken: by its *failure*, or else by how long it was not answered.
+
+        That an endpoint was given up is no failure of its own. But it would have taken longer than until now, which
+        counts where that is longer than it is known to take (as in Finagle, whose peak EWMA ends the clock of a
+        cancelled request too): or one that always loses would keep the name it had before.
+        """
+        member: Member | None = attempt._place[1]
+        if member is None:
+            return
+        if isinstance(failure, UpstreamFailure):
+            self._failed(member, attempt, failure)
+        elif attempt.sent:  # or it waited for a connection, which is the pool's and not the endpoint's
+            taken = monotonic() - attempt._since
+            if taken > member.latency:
+                self._observe(member, taken)
+
+    def _failed(self, member: Member, attempt: Attempt, failure: UpstreamFailure) -> None:
+        member.failed += 1
+        self._observe(member, max(monotonic() - attempt._since, FAILURE_LATENCY))
+        if self.outliers is not None:
+            self.outliers.observe(member, attempt, failure)
 
     def _observe(self, member: Member, latency: float) -> None:
         now = self._deadlines.now

@@ -7,7 +7,7 @@ that failed is followed by another is `gw.upstream.retry`'s business.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol as Interface, TypeAlias
@@ -189,20 +189,17 @@ class Hedged:
             if won and won[0][0] is not first:
                 self._hedges.won += 1
                 self._connection = won[0][0]
-                self._on_end = lambda: self._give_up(second)
-                second.wins()
+                self._on_end = lambda: self._hedges.over(self._budget)
+                second.wins(failures)
                 first.finish()
             else:
                 if second.connection is not None:
                     second.connection.finish()
-                self._give_up(second)
+                second.loses(failures, answered=bool(won))
+                self._hedges.over(self._budget)
         if not won:
             raise failures[True]
         return won[0][1]
-
-    def _give_up(self, second: Second) -> None:
-        self._hedges.over(self._budget)
-        second.over()
 
     def take(self) -> tuple[bytes, bool] | None:
         return self._connection.take()
@@ -233,8 +230,8 @@ class Second(Interface):
     async def begin(self, body: bytes) -> _Carrier:
         """Connect and send the request; raises an `UpstreamFailure`."""
 
-    def wins(self) -> None:
-        """It is what answers."""
+    def wins(self, failures: Mapping[bool, Exception]) -> None:
+        """It is what answers. *failures* say how those failed that did: the first under `True`, this one under `False`."""
 
-    def over(self) -> None:
-        """Nobody wants anything of it any more. Its connection was finished."""
+    def loses(self, failures: Mapping[bool, Exception], *, answered: bool) -> None:
+        """The first is what answers, or nobody is. The connection was finished."""

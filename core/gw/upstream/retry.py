@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Protocol as Interface
+from typing import Final, Protocol as Interface
 
 import anyio
 
@@ -114,13 +114,12 @@ class Budget:
 class Watcher(Interface):
     """Wants to know of every attempt: who balances by load, or judges endpoints by what they answer."""
 
-    def began(self, attempt: Attempt) -> object:
-        """Return what is to be handed back when it has ended."""
+    def began(self, attempt: Attempt) -> None: ...
 
     def answered(self, ex: Exchange, attempt: Attempt) -> None:
         """Its response's head is here, and not yet on its way."""
 
-    def ended(self, began: Any, attempt: Attempt, error: BaseException | None) -> None: ...
+    def ended(self, attempt: Attempt, error: BaseException | None) -> None: ...
 
 
 class Counted:
@@ -320,7 +319,7 @@ class Tries:
 class _Limit:
     """Cancels what runs in it when its time is over, and raises why. Times are looked at by the wheel."""
 
-    __slots__ = ("_attempt", "_began", "_due", "_overall", "_scope", "_watcher")
+    __slots__ = ("_attempt", "_due", "_overall", "_scope", "_watcher")
 
     def __init__(self, tries: Tries, attempt: Attempt, seconds: float, *, overall: bool) -> None:
         self._attempt, self._overall, self._watcher = attempt, overall, tries._watcher
@@ -335,7 +334,7 @@ class _Limit:
 
     def __enter__(self) -> None:
         if self._watcher is not None:
-            self._began = self._watcher.began(self._attempt)
+            self._watcher.began(self._attempt)
         if self._scope is not None:
             self._scope.__enter__()
 
@@ -352,7 +351,7 @@ class _Limit:
                     else PerTryTimeout("the attempt was not answered within retry.per_try_timeout_ms")
                 )
         if self._watcher is not None:
-            self._watcher.ended(self._began, self._attempt, late or error)
+            self._watcher.ended(self._attempt, late or error)
         if late is not None:
             raise late from None
         return swallowed

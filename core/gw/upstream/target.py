@@ -223,7 +223,8 @@ class _Second:
         self._target = RouteTarget((leg,))
         RouteTarget._place(self.attempt, leg, leg.endpoints.pick(ex, (first,)))
         self.attempt.guard = first.guard
-        self._began = leg.endpoints.began(self.attempt) if leg.endpoints.watches else None
+        if leg.endpoints.watches:
+            leg.endpoints.began(self.attempt)
 
     async def begin(self, body: bytes) -> Http1Upstream | UpstreamStream:
         leg, member = self.attempt._place
@@ -236,12 +237,22 @@ class _Second:
         connection.start(self._ex, body, True)
         return connection
 
-    def wins(self) -> None:
-        first, second = self._first, self.attempt
+    def wins(self, failures: Mapping[bool, Exception]) -> None:
+        first, second, endpoints = self._first, self.attempt, self._leg.endpoints
+        if endpoints.watches:
+            endpoints.overtaken(first, failures.get(True))
+            endpoints.unload(first)
+            first._load, second._load = second._load, None
         first.endpoint, first.reused, first._place = second.endpoint, second.reused, second._place
+        first._since = second._since
 
-    def over(self) -> None:
-        self._leg.endpoints.ended(self._began, self.attempt, None)
+    def loses(self, failures: Mapping[bool, Exception], *, answered: bool) -> None:
+        endpoints = self._leg.endpoints
+        if endpoints.watches:
+            endpoints.overtaken(self.attempt, failures.get(False))
+            endpoints.unload(self.attempt)
+            if not answered and True not in failures:
+                endpoints.overtaken(self._first, None)
 
 
 async def _named(leg: Leg) -> Member:

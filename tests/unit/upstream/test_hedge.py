@@ -23,10 +23,10 @@ ONE, OTHER = "192.0.2.1:80", "192.0.2.2:80"
 GET = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-def config(route=None, balance=None, hosts=("192.0.2.1", "192.0.2.2"), **proxy):
+def config(route=None, balance=None, health=None, hosts=("192.0.2.1", "192.0.2.2"), **proxy):
     proxy = {"hedging": {"delay_ms": 100}, **proxy}
     endpoints = [{"host": host, "port": 80} for host in hosts]
-    upstream = {"name": "up", "endpoints": endpoints, "proxy": proxy, "balance": balance or {}}
+    upstream = {"name": "up", "endpoints": endpoints, "proxy": proxy, "balance": balance or {}, "health": health or {}}
     return {"upstreams": [upstream], "routes": [{"upstream": "up", **(route or {})}]}
 
 
@@ -233,6 +233,126 @@ async def test_load_is_counted_where_it_is():
         await each.gateway.network.settle()
         assert [member.active for member in endpoints.members] == [0, 0]
         assert sum(member.answered for member in endpoints.members) == 1
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Two endpoints that are judged, and a clock of theirs that goes with the virtual one."""
+    balance = {"algorithm": "peak_ewma"}
+    health = {"outliers": {"consecutive_5xx": 2, "consecutive_gateway_failures": 2, "max_ejection_percent": 100}}
+
+    @asynccontextmanager
+    async def run():
+        async with bench(balance=balance, health=health) as each:
+            now = each.gateway.network.clock
+            for module in ("gw.chain", "gw.upstream.target", "gw.upstream.endpoints"):
+                monkeypatch.setattr(f"{module}.monotonic", lambda: 1000 + now())
+            members = each.gateway.gateway._current.now.services["up"].endpoints.members
+            # Neither is known, and the one of them is asked first.
+            monkeypatch.setattr("gw.upstream.balance._Sampled._two", lambda algorithm: algorithm._candidates[:2])
+            yield each, *members
+
+    return run
+
+
+async def test_one_that_is_overtaken_has_taken_at_least_so_long(judged):
+    async with judged() as (each, one, other):
+        client = await each.hedged()
+        await each.gateway.network.advance(0.3)
+        each.second.write(SECOND)
+        assert (await read_answer(client)).body == b"second"
+        await each.gateway.network.settle()
+        assert one.latency == pytest.approx(0.5, abs=0.06)
+        assert other.latency == pytest.approx(0.4, abs=0.06)  # from when it was asked itself
+        assert [(member.answered, member.failed, member.active) for member in (one, other)] == [(0, 0, 0), (1, 0, 0)]
+        assert one.is_available
+
+
+async def test_a_second_that_is_overtaken_is_judged_alike(judged):
+    async with judged() as (each, one, other):
+        client = await each.hedged()
+        await each.gateway.network.advance(0.3)
+        each.first.write(FIRST)
+        await read_answer(client)
+        await each.gateway.network.settle()
+        assert (one.latency, other.latency) == (pytest.approx(0.5, abs=0.06), pytest.approx(0.4, abs=0.06))
+        assert [(member.answered, member.failed, member.active) for member in (one, other)] == [(1, 0, 0), (0, 0, 0)]
+
+
+async def test_one_that_is_known_to_take_longer_does_not_gain_by_being_overtaken(judged):
+    async with judged() as (each, one, other):
+        one.latency, other.latency = 3.0, 9.0
+        client = await each.hedged()
+        each.second.write(SECOND)
+        await read_answer(client)
+        await each.gateway.network.settle()
+        assert one.latency == 3.0
+
+
+async def test_one_that_always_loses_is_not_asked_first_any_more(judged):
+    async with judged() as (each, _, other):
+        client = await each.hedged()
+        each.second.write(SECOND)
+        await read_answer(client)
+        await each.gateway.network.settle()
+        other.latency = 0.05
+        client.write(GET)
+        await each.second.read_until(b"\r\n\r\n")
+        each.second.write(SECOND)
+        assert (await read_answer(client)).body == b"second"
+        assert each.hedges.sent == 1
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+async def test_one_that_failed_before_the_other_answered_has_failed(judged, which):
+    async with judged() as (each, *members):
+        for _ in range(2):
+            client = await each.hedged()
+            failing, answering = (each.first, each.second) if which == "first" else (each.second, each.first)
+            failing.write(b"garbage\r\n\r\n")
+            await each.gateway.network.settle()
+            answering.write(FIRST if which == "second" else SECOND)
+            await read_answer(client)
+            client.abort()
+            await each.gateway.network.settle()
+            answering.abort()
+            for member in members:
+                member.latency = 0.0
+        bad, good = members if which == "first" else reversed(members)
+        assert [(member.answered, member.failed, member.ejected) for member in (bad, good)] == [
+            (0, 2, True),
+            (2, 0, False),
+        ]
+
+
+async def test_two_that_fail_have_each_failed_once(judged):
+    async with judged() as (each, *members):
+        client = await each.hedged()
+        each.second.write(b"garbage\r\n\r\n")
+        each.first.write(b"garbage\r\n\r\n")
+        assert (await read_answer(client)).status == 502
+        assert [(member.failed, member.active) for member in members] == [(1, 0), (1, 0)]
+
+
+async def test_a_client_that_leaves_tells_how_long_both_have_taken(judged):
+    async with judged() as (each, *members):
+        client = await each.hedged()
+        client.abort()
+        await each.gateway.network.settle()
+        assert [member.latency for member in members] == [pytest.approx(0.2, abs=0.06), pytest.approx(0.1, abs=0.06)]
+        assert [(member.failed, member.active) for member in members] == [(0, 0), (0, 0)]
+
+
+async def test_the_load_is_the_winners_until_its_answer_is_passed_on(judged):
+    async with judged() as (each, one, other):
+        client = await each.hedged()
+        each.second.write(SECOND[:-1])
+        await each.gateway.network.settle()
+        assert (one.active, other.active) == (0, 1)
+        each.second.write(SECOND[-1:])
+        await read_answer(client)
+        await each.gateway.network.settle()
+        assert (one.active, other.active) == (0, 0)
 
 
 async def test_stats_tell_of_them():
