@@ -168,7 +168,7 @@ class EndpointSet:
         if member is None:
             return
         if isinstance(error, UpstreamFailure):
-            self._failed(member, attempt, error)
+            self.failed(attempt, error, monotonic() - attempt._since)
         elif attempt.answered:
             member.answered += 1
             self._observe(member, attempt.answered - attempt._since)
@@ -183,28 +183,27 @@ class EndpointSet:
             member.active -= 1
             self.algorithm.under_way -= 1
 
-    def overtaken(self, attempt: Attempt, failure: BaseException | None) -> None:
-        """Judge an attempt that another one has overtaken: by its *failure*, or else by how long it was not answered.
+    def failed(self, attempt: Attempt, failure: Exception, taken: float) -> None:
+        """Judge an attempt that failed after so many seconds."""
+        member: Member | None = attempt._place[1]
+        if member is not None and isinstance(failure, UpstreamFailure):
+            member.failed += 1
+            self._observe(member, max(taken, FAILURE_LATENCY))
+            if self.outliers is not None:
+                self.outliers.observe(member, attempt, failure)
 
-        That an endpoint was given up is no failure of its own. But it would have taken longer than until now, which
-        counts where that is longer than it is known to take (as in Finagle, whose peak EWMA ends the clock of a
-        cancelled request too): or one that always loses would keep the name it had before.
+    def overtaken(self, attempt: Attempt) -> None:
+        """Judge an attempt that was given up, since another one was answered or nobody waits any more.
+
+        That is no failure of its endpoint. But it would have taken longer than until now, which counts where that is
+        longer than it is known to take (as in Finagle, whose peak EWMA ends the clock of a cancelled request too): or
+        one that always loses would keep the name it had before.
         """
         member: Member | None = attempt._place[1]
-        if member is None:
-            return
-        if isinstance(failure, UpstreamFailure):
-            self._failed(member, attempt, failure)
-        elif attempt.sent:  # or it waited for a connection, which is the pool's and not the endpoint's
+        if member is not None and attempt.sent:  # or it waited for a connection, which is the pool's to give
             taken = monotonic() - attempt._since
             if taken > member.latency:
                 self._observe(member, taken)
-
-    def _failed(self, member: Member, attempt: Attempt, failure: UpstreamFailure) -> None:
-        member.failed += 1
-        self._observe(member, max(monotonic() - attempt._since, FAILURE_LATENCY))
-        if self.outliers is not None:
-            self.outliers.observe(member, attempt, failure)
 
     def _observe(self, member: Member, latency: float) -> None:
         now = self._deadlines.now

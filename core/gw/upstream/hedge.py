@@ -7,7 +7,7 @@ that failed is followed by another is `gw.upstream.retry`'s business.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol as Interface, TypeAlias
@@ -100,6 +100,7 @@ class Hedged:
         "_deadlines",
         "_ex",
         "_hedges",
+        "_is_finished",
         "_may",
         "_on_end",
         "_policy",
@@ -116,7 +117,7 @@ class Hedged:
     ) -> None:
         self._connection, self._another = first, another
         self._policy, self._hedges, self._budget, self._deadlines = policy, hedges, budget, deadlines
-        self._may = False
+        self._may = self._is_finished = False
         self._on_end: Callable[[], None] | None = None
 
     # --- the request ------------------------------------------------------------------
@@ -175,6 +176,8 @@ class Hedged:
                         response = await connection.response()
                     except Exception as error:  # noqa: BLE001  # raised below, if the other one has no answer either
                         failures[is_first] = error
+                        self._drop(first if is_first else second.connection)
+                        second.failed(error, is_first=is_first)
                     else:
                         if not won:
                             won.append((connection, response))
@@ -188,18 +191,26 @@ class Hedged:
         finally:
             if won and won[0][0] is not first:
                 self._hedges.won += 1
-                self._connection = won[0][0]
+                self._connection, self._is_finished = won[0][0], False
                 self._on_end = lambda: self._hedges.over(self._budget)
-                second.wins(failures)
-                first.finish()
+                second.wins()
+                if True not in failures:
+                    first.finish()
             else:
-                if second.connection is not None:
-                    second.connection.finish()
-                second.loses(failures, answered=bool(won))
+                if False not in failures:
+                    self._drop(second.connection)
+                second.loses(answered=bool(won))
                 self._hedges.over(self._budget)
         if not won:
             raise failures[True]
         return won[0][1]
+
+    def _drop(self, connection: _Carrier | None) -> None:
+        """Nothing more comes of one of the two: it need not wait for the other to give its place free."""
+        if connection is not None:
+            connection.finish()
+            if connection is self._connection:
+                self._is_finished = True
 
     def take(self) -> tuple[bytes, bool] | None:
         return self._connection.take()
@@ -214,7 +225,8 @@ class Hedged:
         return self._connection.tunnel()
 
     def finish(self) -> None:
-        self._connection.finish()
+        if not self._is_finished:
+            self._connection.finish()
         if self._on_end is not None:
             self._on_end()
             self._on_end = None
@@ -230,8 +242,11 @@ class Second(Interface):
     async def begin(self, body: bytes) -> _Carrier:
         """Connect and send the request; raises an `UpstreamFailure`."""
 
-    def wins(self, failures: Mapping[bool, Exception]) -> None:
-        """It is what answers. *failures* say how those failed that did: the first under `True`, this one under `False`."""
+    def failed(self, failure: Exception, *, is_first: bool) -> None:
+        """One of the two has failed, and its connection was finished; the other one may still be answered."""
 
-    def loses(self, failures: Mapping[bool, Exception], *, answered: bool) -> None:
-        """The first is what answers, or nobody is. The connection was finished."""
+    def wins(self) -> None:
+        """It is what answers."""
+
+    def loses(self, *, answered: bool) -> None:
+        """The first is what is *answered*, or neither is. The connection was finished."""

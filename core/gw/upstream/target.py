@@ -220,6 +220,8 @@ class _Second:
         self._leg, self._first, self._ex = leg, first, ex
         self.attempt = Attempt(first.number, leg.pool.name, monotonic())
         self.connection: Http1Upstream | UpstreamStream | None = None
+        self._failure: tuple[Exception, float] | None = None
+        """How the first failed, and after how many seconds."""
         self._target = RouteTarget((leg,))
         RouteTarget._place(self.attempt, leg, leg.endpoints.pick(ex, (first,)))
         self.attempt.guard = first.guard
@@ -237,22 +239,34 @@ class _Second:
         connection.start(self._ex, body, True)
         return connection
 
-    def wins(self, failures: Mapping[bool, Exception]) -> None:
+    def failed(self, failure: Exception, *, is_first: bool) -> None:
+        endpoints = self._leg.endpoints
+        if is_first:
+            endpoints.unload(self._first)
+            self._failure = failure, monotonic() - self._first._since
+        elif endpoints.watches:
+            endpoints.ended(self.attempt, failure)
+
+    def wins(self) -> None:
         first, second, endpoints = self._first, self.attempt, self._leg.endpoints
         if endpoints.watches:
-            endpoints.overtaken(first, failures.get(True))
+            if self._failure is None:
+                endpoints.overtaken(first)
+            else:
+                endpoints.failed(first, *self._failure)
             endpoints.unload(first)
             first._load, second._load = second._load, None
         first.endpoint, first.reused, first._place = second.endpoint, second.reused, second._place
         first._since = second._since
 
-    def loses(self, failures: Mapping[bool, Exception], *, answered: bool) -> None:
+    def loses(self, *, answered: bool) -> None:
         endpoints = self._leg.endpoints
         if endpoints.watches:
-            endpoints.overtaken(self.attempt, failures.get(False))
-            endpoints.unload(self.attempt)
-            if not answered and True not in failures:
-                endpoints.overtaken(self._first, None)
+            if self.attempt._load is not None:
+                endpoints.overtaken(self.attempt)
+                endpoints.unload(self.attempt)
+            if not answered and self._failure is None:
+                endpoints.overtaken(self._first)
 
 
 async def _named(leg: Leg) -> Member:

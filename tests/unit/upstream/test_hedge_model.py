@@ -138,7 +138,7 @@ class Model:
         waiting, service = self.waiting, self.service
         assert service.hedges.under_way == sum(len(client.attempts) == 2 for client in waiting)
         assert service.pool.open - service.pool.idle == sum(len(client.under_way) for client in waiting)
-        under_way = [asked.host for client in waiting for asked in client.attempts]
+        under_way = [asked.host for client in waiting for asked in client.under_way]
         assert [member.active for member in service.endpoints.members] == [under_way.count(host) for host in HOSTS]
         assert service.endpoints.algorithm.under_way == len(under_way)
 
