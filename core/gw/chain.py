@@ -17,7 +17,16 @@ from typing import Any, Final, TypeAlias
 import anyio
 
 from gw.around import Placed, blame, explained, guarded
-from gw.failures import ClientGone, Disconnected, Failure, Overtaken, ResponseTooLarge, Unprocessed, UpstreamFailure
+from gw.failures import (
+    Cancelled,
+    ClientGone,
+    Disconnected,
+    Failure,
+    Overtaken,
+    ResponseTooLarge,
+    Unprocessed,
+    UpstreamFailure,
+)
 from gw.filters import Attempt, Body, Elsewhere, Exchange, Filter, Outcome, Reply, Response, Retry
 from gw.hookspecs import LocalRoute, LocalWebSocket
 from gw.http.replies import response_to
@@ -633,7 +642,7 @@ async def _whole(connection: Connection, chunk: bytes, most: int, *, end: bool =
 
 
 def _is_stale(ex: Exchange, failure: UpstreamFailure) -> bool:
-    stale = isinstance(failure, Disconnected) and not isinstance(failure, Unprocessed)
+    stale = isinstance(failure, Disconnected) and not isinstance(failure, Unprocessed | Cancelled)
     return stale and not ex._started and ex.request.method in _IDEMPOTENT
 
 

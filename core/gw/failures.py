@@ -13,6 +13,7 @@ __all__ = [
     "BadResponse",
     "BodyTimeout",
     "BodyTooLarge",
+    "Cancelled",
     "ClientGone",
     "ConnectFailed",
     "ConnectTimeout",
@@ -164,6 +165,10 @@ class Unprocessed(Disconnected):
 
 class Overtaken(Unprocessed):
     """As that, by an upstream that ended the connection and did answer others on it: nginx does so after so many requests."""
+
+
+class Cancelled(Disconnected):
+    """The upstream reset the stream and kept the connection: it knew of the request, so that is its answer."""
 
 
 class MaybeProcessed(UpstreamFailure):

@@ -14,6 +14,7 @@ import anyio
 
 from gw.failures import (
     BadResponse,
+    Cancelled,
     Disconnected,
     Http11Required,
     MaybeProcessed,
@@ -90,6 +91,8 @@ class Http2Upstream:
         "draining",
         "expires",
         "is_settled",
+        "is_warm",
+        "number",
         "origin",
         "served",
         "stream",
@@ -115,6 +118,10 @@ class Http2Upstream:
         """Why it ended, where that was seen while sending."""
         self._due = stream.deadlines.due(self._drained)
         self._idle_until = NEVER
+        self.is_warm = False
+        """It was opened before anybody asked, so it may have died before its first request."""
+        self.number = 0
+        """Of all that its pool has opened, in their order."""
         self._promised = 0
         """Places that were reserved and in which nothing has begun."""
         self.active = 0
@@ -182,7 +189,7 @@ class Http2Upstream:
     def begin(self, attempt: Attempt, forwarding: Forwarding, patience: Patience) -> UpstreamStream:
         """Begin to carry *attempt*, in a place that was reserved."""
         attempt.endpoint = self.origin.endpoint
-        attempt.reused = self.served > 0
+        attempt.reused = self.served > 0 or self.is_warm
         self.served += 1
         self._promised -= 1
         self._idle_until = NEVER
@@ -340,7 +347,7 @@ class Http2Upstream:
         elif not event.by_peer:
             self._lose(stream, BadResponse(f"the response broke a rule: {name_of(event.code)}"))
         elif event.code != Code.NO_ERROR or not stream.ended:  # RFC 9113 section 8.1: "stop sending, I have answered"
-            self._lose(stream, Disconnected(f"the upstream reset the stream: {name_of(event.code)}"))
+            self._lose(stream, Cancelled(f"the upstream reset the stream: {name_of(event.code)}"))
         else:
             stream.stop_sending()
 

@@ -50,6 +50,7 @@ class UpstreamStream:
         "_forwarding",
         "_heads",
         "_idle",
+        "_is_answered",
         "_is_held",
         "_leaving",
         "_left",
@@ -96,11 +97,14 @@ class UpstreamStream:
         """The longest pause in the response's body; negative until somebody waits for it."""
         self._until = NEVER
         self._is_held = False
+        self._is_answered = False
+        """An answer has begun to come, if only an interim one."""
 
     # --- called by the connection ------------------------------------------------
 
     def answer(self, fields: Fields, end: bool) -> None:
         """Take in a head, an interim one or the final one; raises `StreamError`."""
+        self._is_answered = True
         pool = self._connection._pool
         response = response_of(fields, end, self._ex.request.method, pool.reader_limits)
         if response.status >= 200:
@@ -146,7 +150,7 @@ class UpstreamStream:
 
     def fail_with(self, failure: UpstreamFailure) -> None:
         """The stream is over before its end."""
-        if isinstance(failure, Disconnected | MaybeProcessed) and self._response is not None:
+        if isinstance(failure, Disconnected | MaybeProcessed) and self._is_answered:
             failure = Truncated(str(failure))
         if self._failure is None:
             self._failure = failure

@@ -87,9 +87,9 @@ class _Opening:
         self.failure: UpstreamFailure | None = None
         self.wanted = 0
 
-    async def wait(self) -> None:
-        """Wait until it is open; raises why it is not."""
-        self.wanted += 1
+    async def wait(self, *, wants: bool = True) -> None:
+        """Wait until it is open, for a request that *wants* it or just to know; raises why it is not."""
+        self.wanted += wants
         await self._done.wait()
         if self.failure is not None:
             raise type(self.failure)(*self.failure.args)  # one for each: an exception collects where it was raised
@@ -135,6 +135,8 @@ class Pool:
         self._idle_count = 0
         self.open = 0
         """Connections that exist or are being opened, idle ones included."""
+        self.opened = 0
+        """Shared connections so far."""
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
         self.preconnects = 0
@@ -148,10 +150,13 @@ class Pool:
             return True
         return tunnel and not origin.tunnels and self.http2.prefer == "auto"
 
-    def take(self, origin: Origin, *, tunnel: bool = False) -> Http1Upstream | Http2Upstream | None:
-        """Return an idle connection to *origin* that is alive, or a shared one with room, in which a place is reserved."""
+    def take(self, origin: Origin, *, tunnel: bool = False, after: int = 0) -> Http1Upstream | Http2Upstream | None:
+        """Return an idle connection to *origin* that is alive, or a shared one with room, in which a place is reserved.
+
+        Shared ones only of those that were opened *after* so many others.
+        """
         if origin.sessions and not (tunnel and self.in_http1(origin, tunnel=True)):
-            session = self._choose_session(origin)
+            session = self._choose_session(origin, after)
             if session is not None:
                 session.reserve()
                 return session
@@ -172,13 +177,15 @@ class Pool:
         """Open a connection to *origin*, or wait for one; raises an `UpstreamFailure`.
 
         What the queue hands out may lead to another endpoint, unless it must be *fresh*: not used before. Of a shared
-        connection that means no more than that it is alive. Who waits under a *guard* can be sent away by it.
+        connection that means opened since, perhaps for another one that asked for such; where no more may be opened,
+        no more than that it is alive. Who waits under a *guard* can be sent away by it.
         """
+        after = self.opened if fresh else 0
         while True:
             http1 = self.in_http1(origin, tunnel=tunnel)
             if self.http2 is not None and not (fresh and http1):
                 # What is waited for below may be here.
-                if (found := self.take(origin, tunnel=tunnel)) is not None:
+                if (found := self.take(origin, tunnel=tunnel, after=after)) is not None:
                     return found
                 if not http1 and origin.opening is not None and origin.opening.wanted < self.http2.max_streams:
                     await origin.opening.wait()
@@ -221,7 +228,9 @@ class Pool:
         lifetime *= 1 - self.settings.lifetime_jitter * random.random()  # noqa: S311  # spread, not secret
         expires = self.network.deadlines.now + lifetime if lifetime else NEVER
         if policy is not None and self._is_http2(stream):
-            return Http2Upstream(stream, origin, self, policy, expires)
+            session = Http2Upstream(stream, origin, self, policy, expires)
+            self.opened = session.number = self.opened + 1
+            return session
         return Http1Upstream(stream, origin, self, expires)
 
     async def open_ahead(self, origin: Origin) -> None:
@@ -231,7 +240,7 @@ class Pool:
                 self.open += 1
                 self._begin(origin)
             assert origin.opening is not None
-            await origin.opening.wait()
+            await origin.opening.wait(wants=False)
             return
         self.open += 1
         connection = await self._dial(origin, http11=True)
@@ -301,6 +310,7 @@ class Pool:
             opening.failure = failure
             failure.__traceback__ = None
         else:
+            connection.is_warm = not opening.wanted
             if isinstance(connection, Http2Upstream):
                 self.network.tasks.start_soon(connection.run)
                 if self._closed or origin.is_gone:
@@ -317,7 +327,7 @@ class Pool:
                 origin.opening = None
             opening.done()
 
-    def _choose_session(self, origin: Origin) -> Http2Upstream | None:
+    def _choose_session(self, origin: Origin, after: int) -> Http2Upstream | None:
         """Return the first with room below saturation, else that with the most room; open ahead if need be."""
         policy = self.http2
         assert policy is not None
@@ -325,7 +335,7 @@ class Pool:
         room = 0
         for session in origin.sessions:
             capacity = session.capacity
-            if session.active < capacity and session.takes_more:
+            if session.number > after and session.active < capacity and session.takes_more:
                 if not policy.saturation or session.active * 100 < capacity * policy.saturation:
                     best = session
                     break

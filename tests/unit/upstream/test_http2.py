@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from frames import SETTINGS, frame, head
 from http2_upstreams import GET, POST, ask, config, played, reasons
@@ -282,6 +284,113 @@ class TestFailures:
             second = await accept()
             second.respond(await second.request())
             assert (await read_answer(client)).status == 200
+
+    @pytest.mark.parametrize("cut", range(5))
+    async def test_a_request_on_a_used_connection_that_dies_is_sent_once_more_until_its_answer_begins(
+        self, engine, cut
+    ):
+        """As in HTTP/1.1: what matters is whether anything came of an answer, not how far the request had come."""
+        async with played(engine) as (gateway, accept):
+            told = await reasons(gateway)
+            client = ask(gateway)
+            first = await accept()
+            first.respond(await first.request())
+            await read_answer(client)
+            if cut == 0:  # before the request is written, and nobody has seen it yet
+                first.stream.abort()
+                client.write(GET)
+            else:
+                client.write(GET)
+                stream = await first.request()
+                if cut == 2:  # frames that are no answer
+                    first.session.ping(b"12345678")
+                    first.flush()
+                elif cut == 3:
+                    first.interim(stream, 103)
+                elif cut == 4:
+                    first.respond(stream, more=True)
+                await gateway.network.settle()
+                first.stream.abort()
+            if cut <= 2:
+                second = await accept()
+                second.respond(await second.request())
+                assert (await read_answer(client)).status == 200
+                assert told == ["", ""]
+            else:
+                with suppress(StreamLost):  # of an answer whose head was sent
+                    assert (await read_answer(client)).status == 502
+                assert told == ["", "gw.upstream_truncated"]
+            client.abort()
+            assert await gateway.leftovers() == []
+
+    async def test_what_is_sent_once_more_goes_on_a_connection_that_is_new(self, engine):
+        """All that were open may have died together, and one that is sent once more has no third try."""
+        async with played(engine, max_concurrent_streams_pref=1) as (gateway, accept):
+            clients = [ask(gateway), ask(gateway)]
+            old = [await accept(), await accept()]
+            for peer in old:
+                peer.respond(await peer.request())
+            for client in clients:
+                await read_answer(client)
+            clients[0].write(GET)
+            await gateway.network.settle()
+            for peer in old:
+                peer.take_in()
+            next(peer for peer in old if peer.whole).stream.abort()
+            new = await accept()
+            new.respond(await new.request())
+            assert (await read_answer(clients[0])).status == 200
+
+    async def test_those_that_are_sent_once_more_share_a_connection(self, engine):
+        async with played(engine) as (gateway, accept):
+            clients = [ask(gateway)]
+            old = await accept()
+            old.respond(await old.request())
+            await read_answer(clients[0])
+            clients = [ask(gateway) for _ in range(5)]
+            for _ in clients:
+                await old.request()
+            old.stream.abort()
+            new = await accept()
+            for _ in clients:
+                new.respond(await new.request())
+            assert [(await read_answer(client)).status for client in clients] == [200] * 5
+            assert len(gateway.network.dialled) == 2
+
+    async def test_it_is_sent_once_more_and_not_twice_and_no_post_at_all(self, engine):
+        async with played(engine) as (gateway, accept):
+            for method, tries in ((GET, 2), (GET.replace(b"GET", b"POST"), 1)):
+                client = ask(gateway)
+                peer = await accept()
+                peer.respond(await peer.request())
+                await read_answer(client)
+                client.write(method)
+                for number in range(tries):
+                    peer = peer if number == 0 else await accept()
+                    await peer.request()
+                    peer.stream.abort()
+                assert (await read_answer(client)).status == 502
+
+    async def test_one_that_was_opened_ahead_may_have_died_before_its_first_request(self, engine):
+        async with played(engine, pool={"min_idle_connections": 1}) as (gateway, accept):
+            await gateway.network.advance(5)
+            warm = await accept()
+            client = ask(gateway)
+            await warm.request()
+            warm.stream.abort()
+            peer = await accept()
+            peer.respond(await peer.request())
+            assert (await read_answer(client)).status == 200
+
+    async def test_a_reset_is_an_answer_on_a_used_connection_as_well(self, engine):
+        async with played(engine) as (gateway, accept):
+            client = ask(gateway)
+            peer = await accept()
+            peer.respond(await peer.request())
+            await read_answer(client)
+            client.write(GET)
+            peer.reset(await peer.request(), Code.INTERNAL_ERROR)
+            assert (await read_answer(client)).status == 502
 
     async def test_a_connection_that_dies_in_mid_answer_breaks_it_off(self, engine):
         async with played(engine) as (gateway, accept):
