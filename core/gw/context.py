@@ -172,6 +172,8 @@ class PluginContext:
             caller = Caller(tls=tls)
         elif config.application is not None:
             raise ValueError(f"upstream {upstream!r} is an application, and has no address to call")
+        elif not config.addresses():
+            raise ValueError(f"upstream {upstream!r} is a service (srv), and the gateway's own calls need a host")
         else:
             endpoint, secured = config.addresses()[0], client_tls(config)
             context = tls if secured is None else tls or secured.plain_context(("h2",) if http2 else ("http/1.1",))

@@ -128,6 +128,9 @@ ATTEMPT_DELAY: Final = 0.25
 MAX_ADDRESSES: Final = 64
 """Addresses of one name that are used. glibc reads what fits in 64 KiB; Envoy uses all."""
 
+MAX_TARGETS: Final = 64
+"""Targets of one service that are used, the preferred ones first. HAProxy's `server-template` asks for a number; Consul answers with 3 over UDP."""
+
 MAX_RESOLVE_QUEUE: Final = 10_000
 """Look-ups that wait for a thread; what comes then fails. Behaviour 18: 10,000."""
 

@@ -49,17 +49,19 @@ def put_to_work(
     timeout = dns.resolve_timeout_ms / 1000
     settings = ResolverSettings(dns.lookup_family, timeout, dns.resolver_max_inflight)
     resolves = shared.figures.counter("gw.dns.resolves", "{resolves}", "Names looked up", ("outcome",))
-    resolver = shared.use(
-        ("gw.resolver", settings, dns.resolver, dns.servers),
-        lambda: Resolver(
+
+    def resolving() -> Resolver:
+        stub = None if dns.resolver == "system" else _stub(dns.name_servers(), timeout)
+        return Resolver(
             settings,
-            network.lookup if dns.resolver == "system" else _stub(dns.name_servers(), timeout).lookup,
+            network.lookup if stub is None else stub.lookup,
             network.tasks,
             network.deadlines,
             told=lambda outcome: resolves.at(outcome).add(),
-        ),
-        stack,
-    )
+            services=None if stub is None else stub.services,
+        )
+
+    resolver = shared.use(("gw.resolver", settings, dns.resolver, dns.servers), resolving, stack)
     tls = client_tls(upstream)
 
     def make() -> AtWork:

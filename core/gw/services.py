@@ -96,9 +96,17 @@ class Service:
             warmth = Warmth(config.pool.min_idle_connections, pool, endpoints)
             stack.callback(warmth.close)
             pool.network.tasks.start_soon(warmth.run)
-        found = Names(addresses, endpoints, pool, resolver, refresh=dns.refresh_sec, stale=dns.stale_on_error)
+        found = Names(
+            addresses,
+            endpoints,
+            pool,
+            resolver,
+            services=config.services(),
+            refresh=dns.refresh_sec,
+            stale=dns.stale_on_error,
+        )
         stack.callback(found.close)
-        names = found if found.hosts else None
+        names = found if found.hosts or found.services else None
         return cls(config, pool, endpoints, None, checks, outliers, names, resolver, Hedges())
 
     def under(self, config: UpstreamConfig, budget: RetryBudget | None, account: RetryAccount) -> Service:

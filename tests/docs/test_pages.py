@@ -97,6 +97,7 @@ def test_a_table_says_what_is_allowed():
         "| `port` | integer, 1 to 65535 | `80` | TCP port. |",
         "| `weight` | integer, 1 to 65535 | `1` | Its share of the requests, among the upstream's endpoints. |",
         "| `priority` | integer, 0 to 127 | `0` | Its tier: those of a higher number get requests while too few of the lower ones are healthy. |",
+        "| `srv` | text | none | Instead of an address, a service such as `_http._tcp.example.com`: each target that the DNS names is an endpoint, with its port, weight and priority (RFC 2782). |",
         "| `asgi` | text | none | Instead of an address, an ASGI application in this process, such as `package.module:app`: the only endpoint. |",
     ]
 

@@ -133,3 +133,17 @@ async def test_a_name_server_that_cannot_be_reached_does_not_keep_the_gateway_fr
         pass
     async with serving(settings(server, resolve_timeout_ms=200, overall_timeout_ms=300)) as gateway:
         assert (await get(gateway)).startswith(b"HTTP/1.1 502 ")
+
+
+async def test_a_service_is_followed_to_its_ports(soon):
+    async with upstream(b"one") as one, upstream(b"other") as other:
+        zone = {"_http._tcp.api.example": [f"0 SRV 0 1 {one} a.example."], "a.example": ["0 A 127.0.0.1"]}
+        with name_server(zone) as server:
+            configuration = settings(server, lookup_family="v4_only")
+            configuration["upstreams"][0] |= {"endpoints": [{"srv": "_http._tcp.api.example"}]}
+            del configuration["upstreams"][0]["host"], configuration["upstreams"][0]["port"]
+            async with serving(configuration) as gateway:
+                assert (await get(gateway)).endswith(b"one")
+                zone["_http._tcp.api.example"] = [f"0 SRV 0 1 {other} a.example."]
+                while not (await get(gateway)).endswith(b"other"):
+                    await anyio.lowlevel.checkpoint()

@@ -325,3 +325,15 @@ class TestLifespans:
             await current.switch(None, until=anyio.current_time() - CLOSING_GRACE)
             await anyio.wait_all_tasks_blocked()
         assert log == ["cancelled"]
+
+
+async def test_a_plugin_cannot_call_a_service_of_the_dns():
+    endpoints = [{"srv": "_http._tcp.a.example"}]
+    upstreams = [{"name": "up", "endpoints": endpoints, "proxy": {"route_prefix": "/"}}]
+    loaded = load({"dns": {"resolver": "dnspython"}, "upstreams": upstreams, "plugins": ["rewrite"]}, environ={})
+    async with AsyncExitStack() as stack:
+        context = PluginContext("rewrite", loaded, Shared(), stack, {})
+        with pytest.raises(
+            ValueError, match=r"^upstream 'up' is a service \(srv\), and the gateway's own calls need a host$"
+        ):
+            context.caller("up")

@@ -9,7 +9,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
-__all__ = ["address", "host", "host_pattern", "is_address", "origin"]
+__all__ = ["address", "host", "host_pattern", "is_address", "origin", "service"]
 
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 MAX_NAME = 253
@@ -38,6 +38,19 @@ def host(text: str) -> str:
     elif is_address(text) or _is_name(text):
         return text
     raise ValueError(f"{text!r} is not a host (an IPv4 or IPv6 address without zone, or a host name)")
+
+
+def service(text: str) -> str:
+    """Return *text* as the name of a service, such as ``_http._tcp.example.com`` (RFC 2782). Raises `ValueError`."""
+    kind, _, rest = text.partition(".")
+    protocol, _, name = rest.partition(".")
+    if (
+        all(each.startswith("_") and _LABEL.fullmatch(each[1:]) for each in (kind, protocol))
+        and _is_name(name)
+        and len(text.removesuffix(".")) <= MAX_NAME
+    ):
+        return text
+    raise ValueError(f"{text!r} is not a service (_service._protocol.name, such as _http._tcp.example.com)")
 
 
 def host_pattern(text: str) -> str:

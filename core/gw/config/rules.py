@@ -89,6 +89,12 @@ def values(config: GatewayConfig) -> Iterator[Problem]:
     for index, upstream in enumerate(config.upstreams):
         yield from _upstream_tls(("upstreams", index), upstream)
     yield from apps.problems(config)
+    if config.dns.resolver == "system":
+        for index, upstream in enumerate(config.upstreams):
+            for at, endpoint in enumerate(upstream.endpoints or ()):
+                if endpoint.srv is not None:
+                    message = "is looked up with dnspython only; set dns.resolver to dnspython (pip install 'gw[dns]')"
+                    yield Problem(("upstreams", index, "endpoints", at, "srv"), message)
 
 
 def _families(config: GatewayConfig) -> Iterator[Problem]:

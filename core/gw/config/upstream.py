@@ -25,6 +25,7 @@ from gw.config.values import (
     ReferenceMethods,
     ResponseTimeout,
     RoutePrefix,
+    ServiceName,
     StreamDuration,
     StreamIdle,
     Weight,
@@ -45,15 +46,24 @@ class EndpointConfig(Settings):
     """Its share of the requests, among the upstream's endpoints."""
     priority: Annotated[int, Field(ge=0, le=127)] = 0
     """Its tier: those of a higher number get requests while too few of the lower ones are healthy."""
+    srv: ServiceName | None = None
+    """Instead of an address, a service such as `_http._tcp.example.com`: each target that the DNS names is an endpoint, with its port, weight and priority (RFC 2782)."""
     asgi: AppName | None = None
     """Instead of an address, an ASGI application in this process, such as `package.module:app`: the only endpoint."""
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> EndpointConfig:
-        if self.host is None and self.asgi is None:
-            raise ValueError("has no address; give host, or asgi for an application in this process")
-        if self.host is not None and self.asgi is not None:
-            raise ValueError("has both host and asgi; keep one")
+        given = [key for key in ("host", "srv", "asgi") if getattr(self, key) is not None]
+        if not given:
+            raise ValueError(
+                "has no address; give host, srv for a service in the DNS, or asgi for an application in this process"
+            )
+        if len(given) > 1:
+            raise ValueError(f"has both {given[0]} and {given[1]}; keep one")
+        if self.srv is not None:
+            for key in ("port", "weight", "priority"):
+                if key in self.model_fields_set:
+                    raise ValueError(f"has both srv and {key}, which the records of the service say")
         return self
 
 
@@ -208,11 +218,15 @@ class UpstreamConfig(Settings):
         return self
 
     def addresses(self) -> tuple[Endpoint, ...]:
-        """Return its endpoints, whichever form they are written in; an application has none."""
+        """Return its endpoints, whichever form they are written in; an application has none, and a service's are not known."""
         if self.host is not None:
             return (Endpoint(self.host, self.port),)
         found = ((each.host, each) for each in self.endpoints or ())
         return tuple(Endpoint(host, each.port, each.weight, each.priority) for host, each in found if host is not None)
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of the services whose targets are its endpoints."""
+        return tuple(each.srv for each in self.endpoints or () if each.srv is not None)
 
     @property
     def application(self) -> str | None:

@@ -37,6 +37,7 @@ __all__ = [
     "Regex",
     "ResponseTimeout",
     "RoutePrefix",
+    "ServiceName",
     "StreamDuration",
     "StreamIdle",
     "Weight",
@@ -152,6 +153,7 @@ def _text_or_list(value: object) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 AppName = Annotated[str, AfterValidator(_app_name)]
 Host = Annotated[str, AfterValidator(hosts.host)]
+ServiceName = Annotated[str, AfterValidator(hosts.service)]
 HostPattern = Annotated[str, AfterValidator(hosts.host_pattern)]
 Network = Annotated[
     IPv4Network | IPv6Network,

@@ -5,17 +5,18 @@ Who asks again when, and what an address is used for, is not known here.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from gw.limits import ATTEMPT_DELAY, MAX_ADDRESSES, MAX_RESOLVE_QUEUE
+from gw.limits import ATTEMPT_DELAY, MAX_ADDRESSES, MAX_RESOLVE_QUEUE, MAX_TARGETS
 from gw.net.deadlines import Deadlines
 from gw.net.stream import Stream
 
@@ -27,6 +28,8 @@ __all__ = [
     "Resolved",
     "Resolver",
     "ResolverSettings",
+    "Services",
+    "Target",
     "first_of",
     "is_literal",
     "system",
@@ -36,6 +39,9 @@ Family = Literal["v4_only", "v6_only", "v4_preferred", "v6_preferred"]
 
 _FAMILIES: Final = {"v4_only": socket.AF_INET, "v6_only": socket.AF_INET6}
 
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
+"""What a target may be: the DNS can say anything, and this becomes `Host`."""
 
 _OUTCOMES: Final = {
     socket.EAI_NONAME: "nxdomain",
@@ -53,6 +59,25 @@ class Answer:
     addresses: Sequence[str]
     ttl: float | None = None
     """Seconds for which it holds; `None` where nobody says."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """Where a service is to be had (RFC 2782); of a lower *priority* first."""
+
+    host: str
+    port: int
+    priority: int = 0
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The targets of a service; none means that it is decidedly not there."""
+
+    targets: Sequence[Target]
+    ttl: float | None = None
+    """Seconds for which they hold; `None` where nobody says."""
 
 
 class LookupFailed(OSError):
@@ -102,14 +127,14 @@ class _Flight:
 
     def __init__(self) -> None:
         self.over = anyio.Event()
-        self.found: Resolved | None = None
+        self.found: Any = None
         self.error: NotResolved | None = None
 
 
 class Resolver:
     """Resolves names. One is shared by all upstreams; the counters are for `/stats`.
 
-    *lookup* finds every address of a name and raises `OSError`; it may take as long as it likes, which is why a
+    *lookup* finds every address of a name and raises `OSError`, and *services* every target of a service; they may take as long as they like, which is why a
     look-up goes on in *tasks* when nobody waits for it any more. *told* hears of every look-up how it ended: success,
     nxdomain, timeout, servfail, other_error, or cache_hit for an address that is one already.
     """
@@ -121,8 +146,9 @@ class Resolver:
         tasks: TaskGroup,
         deadlines: Deadlines,
         told: Callable[[str], None] = _nobody,
+        services: Callable[[str], Awaitable[Services]] | None = None,
     ) -> None:
-        self._told = told
+        self._told, self._lookup_services = told, services
         self._settings, self._lookup, self._tasks, self._deadlines = settings, lookup, tasks, deadlines
         self._flights: dict[str, _Flight] = {}
         self._places = anyio.Semaphore(settings.max_inflight)
@@ -152,15 +178,40 @@ class Resolver:
         if is_literal(name):
             self._told("cache_hit")
             return Resolved((name,))
-        flight = self._flights.get(name)
+        return await self._find(name, self._addresses)  # type: ignore[no-any-return]
+
+    async def services(self, name: str) -> Services:
+        """Return the targets of the service *name*, at most `MAX_TARGETS`; raises `NotResolved`."""
+        return await self._find(name, self._targets, "SRV ")  # type: ignore[no-any-return]
+
+    async def _addresses(self, name: str) -> Resolved:
+        family = self._settings.family
+        found = _sorted(await self._lookup(name, _FAMILIES.get(family, socket.AF_UNSPEC)), family)
+        if not found.addresses:
+            raise OSError("it has no address of the family that is wanted")
+        return found
+
+    async def _targets(self, name: str) -> Services:
+        if self._lookup_services is None:
+            raise OSError("services are not looked up by the system's resolver")
+        found = await self._lookup_services(name)
+        for each in found.targets:
+            if not _NAME.fullmatch(each.host):
+                raise OSError(f"its target {each.host!r} is no host name")
+        preferred = sorted(set(found.targets), key=lambda each: (each.priority, -each.weight, each))
+        return Services(sorted(preferred[:MAX_TARGETS]), found.ttl)
+
+    async def _find(self, name: str, look: Callable[[str], Awaitable[Any]], kind: str = "") -> Any:
+        key = kind + name
+        flight = self._flights.get(key)
         if flight is None:
             if self.queued >= MAX_RESOLVE_QUEUE:
                 self.failed += 1
                 self._told("other_error")
                 raise NotResolved(f"cannot resolve {name}: the resolver is saturated")
-            flight = self._flights[name] = _Flight()
+            flight = self._flights[key] = _Flight()
             self.queued += 1
-            self._tasks.start_soon(self._fly, name, flight)
+            self._tasks.start_soon(self._fly, name, key, flight, look)
         scope = anyio.CancelScope()
         due = self._deadlines.due(scope.cancel)
         due.after(self._settings.timeout)
@@ -177,19 +228,15 @@ class Resolver:
         self._told("timeout")
         raise NotResolved(f"cannot resolve {name}: no answer within {self._settings.timeout:g} s", late=True)
 
-    async def _fly(self, name: str, flight: _Flight) -> None:
-        family = self._settings.family
+    async def _fly(self, name: str, key: str, flight: _Flight, look: Callable[[str], Awaitable[Any]]) -> None:
         try:
             async with self._places:
                 self.queued -= 1
                 self.in_flight += 1
                 try:
-                    found = await self._lookup(name, _FAMILIES.get(family, socket.AF_UNSPEC))
+                    flight.found = await look(name)
                 finally:
                     self.in_flight -= 1
-            flight.found = _sorted(found, family)
-            if not flight.found.addresses:
-                raise OSError("it has no address of the family that is wanted")  # noqa: TRY301  # as the system would say it
             self._told("success")
         except (OSError, UnicodeError, RuntimeError) as error:  # a label that IDNA cannot encode; no more threads
             self.failed += 1
@@ -198,12 +245,11 @@ class Resolver:
             late = outcome == "timeout"
             self.timeouts += late
             self._told(outcome)
-            flight.found = None
             reason = getattr(error, "strerror", None) or error
             flight.error = NotResolved(f"cannot resolve {name}: {reason}", late=late)
         finally:
             self.total += 1
-            del self._flights[name]
+            del self._flights[key]
             flight.over.set()
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from dns.rdatatype import RdataType
 from dns.resolver import NXDOMAIN, Answer as Answered, NoNameservers, Resolver as Asker
 
 from gw.limits import RESOLVE_AGAIN
-from gw.net.resolve import Answer, LookupFailed
+from gw.net.resolve import Answer, LookupFailed, Services, Target
 
 __all__ = ["Stub"]
 
@@ -68,6 +68,22 @@ class Stub:
             raise failures[0]
         holds = [answer.ttl for answer in answers if answer.addresses and answer.ttl is not None]
         return Answer(found, min((*holds, RESOLVE_AGAIN) if failures else holds, default=None))
+
+    async def services(self, name: str) -> Services:
+        """Find the targets of the service *name* (RFC 2782); raises `LookupFailed`."""
+        return await to_thread.run_sync(self._targets, name, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+
+    def _targets(self, name: str) -> Services:
+        found = self._ask(name, RdataType.SRV)
+        records = list(found.rrset or ())
+        if not records:
+            raise LookupFailed("it has no SRV record", "nxdomain")
+        targets = [
+            Target(each.target.to_text(omit_final_dot=True), each.port, each.priority, each.weight)
+            for each in records
+            if each.target.to_text() != "."  # the service is decidedly not there
+        ]
+        return Services(targets, found.chaining_result.minimum_ttl)
 
     def _addresses(self, name: str, kind: RdataType) -> Answer:
         found = self._ask(name, kind)

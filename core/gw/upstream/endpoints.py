@@ -224,6 +224,10 @@ class EndpointSet:
                     member.token = self.sticky.token(self.name, member.endpoint)
                 if not first:
                     self._start_slowly(member)
+            elif member.endpoint is not origin.endpoint:  # it weighs something else now
+                member.endpoint = origin.endpoint
+                if member.slow_since is None:
+                    member.share = float(member.endpoint.weight)
             members.append(member)
         self.members = tuple(members)
         self._by_origin = {each.origin: each for each in members}

@@ -281,7 +281,7 @@ class Pool:
         Idle connections to those that are gone are closed, busy ones when they are done (behaviour 18).
         """
         known = {origin.endpoint: origin for origin in self.origins}
-        if list(known) == list(wanted):
+        if not self._reweigh(known, wanted) and list(known) == list(wanted):
             for endpoint, addresses in wanted.items():
                 known[endpoint].addresses = addresses
             return False
@@ -294,6 +294,20 @@ class Pool:
             origin.is_gone = True
             self._empty(origin)
         return True
+
+    @staticmethod
+    def _reweigh(known: dict[Endpoint, Origin], wanted: Mapping[Endpoint, Sequence[str]]) -> bool:
+        """Let those that are where they were, with another weight or priority, be what they have become; tell whether any is."""
+        any_is = False
+        gone = {(each.host, each.port, each.address): each for each in known if each not in wanted}
+        for endpoint in wanted:
+            if endpoint not in known:
+                before = gone.pop((endpoint.host, endpoint.port, endpoint.address), None)
+                if before is not None:
+                    known[endpoint] = origin = known.pop(before)
+                    origin.endpoint = endpoint
+                    any_is = True
+        return any_is
 
     # --- connections that are shared ---------------------------------------------------
 

@@ -87,6 +87,10 @@ def _issuers(section: Auth, upstreams: dict[str, Any]) -> Iterator[Problem]:
                 key = "client_secret_env" if own.client_secret_env else "client_secret_file"
                 yield Problem((*at, "introspection", key), f"{why}, so this issuer can never be asked", "warning")
         upstream = upstreams.get(issuer.upstream)
+        if upstream is not None and upstream.services() and not upstream.addresses():
+            message = f"{issuer.upstream!r} is a service (srv), and issuers are called at a host; name another upstream"
+            yield Problem((*at, "upstream"), message)
+            continue
         if upstream is not None and not getattr(getattr(upstream, "tls", None), "enabled", False):
             hosts = [endpoint.host for endpoint in upstream.addresses()]
             local = all(map(is_loopback, hosts))

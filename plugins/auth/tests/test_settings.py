@@ -337,3 +337,14 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         "auth.enabled: needs 'jwt' and 'cryptography' and 'httpcore', which is not installed; run pip install 'gw[auth]'"
     ]
     loaded({})
+
+
+def test_an_issuer_is_no_service_of_the_dns():
+    idp = {"name": "idp", "endpoints": [{"srv": "_http._tcp.idp.example"}], "proxy": {"route_prefix": "/idp"}}
+    issuers = {"main": {"issuer_url": "https://idp.test", "upstream": "idp"}}
+    config = {"dns": {"resolver": "dnspython"}, "auth": auth(issuers=issuers), "upstreams": [UP, idp]}
+    with pytest.raises(ConfigError) as refused:
+        load(config, environ={})
+    assert [each.problem.message for each in refused.value.problems] == [
+        "'idp' is a service (srv), and issuers are called at a host; name another upstream"
+    ]

@@ -78,7 +78,10 @@ def test_its_name_is_checked_before_anything_is_imported(problems, name):
 @pytest.mark.parametrize(
     ("upstream", "message"),
     [
-        ("endpoints: [{}]", "endpoints[0]: has no address; give host, or asgi for an application in this process"),
+        (
+            "endpoints: [{}]",
+            "endpoints[0]: has no address; give host, srv for a service in the DNS, or asgi for an application in this process",
+        ),
         ("endpoints: [{host: h, asgi: 'shop:app'}]", "endpoints[0]: has both host and asgi; keep one"),
         (
             "endpoints: [{host: h}, {asgi: 'shop:app'}]",

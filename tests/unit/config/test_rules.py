@@ -164,10 +164,45 @@ def test_a_section_at_a_level_that_its_plugin_does_not_have_is_refused(problems,
         ("paths: {xyz: 1}", "paths.xyz: is not a known key; paths has backslash, encoded_slash, merge_slashes, nul"),
         (
             "upstreams: [{name: a, endpoints: [{host: h, q: 1}]}]",
-            "upstreams[0].endpoints[0].q: is not a known key; upstreams[0].endpoints[0] has asgi, host, port, priority, weight",
+            "upstreams[0].endpoints[0].q: is not a known key; upstreams[0].endpoints[0] has asgi, host, port, priority, srv, weight",
         ),
     ],
 )
 def test_an_unknown_key_says_what_may_have_been_meant(problems, text, message):
     (told,) = problems(text)
     assert told.partition(" ")[2] == message
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        (
+            "srv: _http._tcp.a.example, host: b",
+            "upstreams[0].endpoints[0]: has both host and srv; keep one",
+        ),
+        (
+            "srv: _http._tcp.a.example, port: 81",
+            "upstreams[0].endpoints[0]: has both srv and port, which the records of the service say",
+        ),
+        (
+            "srv: http.tcp.a.example",
+            (
+                "upstreams[0].endpoints[0].srv: 'http.tcp.a.example' is not a service "
+                "(_service._protocol.name, such as _http._tcp.example.com)"
+            ),
+        ),
+    ],
+)
+def test_a_service_is_named_as_one_and_says_the_rest_itself(problems, endpoint, message):
+    [line] = problems(f"dns: {{resolver: dnspython}}\nupstreams: [{{name: a, endpoints: [{{{endpoint}}}]}}]")
+    assert line.split(": ", 1)[1] == message
+
+
+def test_a_service_is_looked_up_by_dnspython_only(problems, loading):
+    text = "upstreams: [{name: a, endpoints: [{host: b}, {srv: _http._tcp.a.example}], proxy: {route_prefix: /}}]"
+    [line] = problems(text)
+    assert line.split(": ", 1)[1] == (
+        "upstreams[0].endpoints[1].srv: is looked up with dnspython only; "
+        "set dns.resolver to dnspython (pip install 'gw[dns]')"
+    )
+    assert loading(f"dns: {{resolver: dnspython}}\n{text}").config.upstreams[0].services() == ("_http._tcp.a.example",)

@@ -10,9 +10,9 @@ import pytest
 from dns.rcode import Rcode
 from name_server import name_server
 
-from gw.limits import MAX_ADDRESSES, RESOLVE_AGAIN
+from gw.limits import MAX_ADDRESSES, MAX_TARGETS, RESOLVE_AGAIN
 from gw.net.deadlines import Deadlines
-from gw.net.resolve import Answer, LookupFailed, NotResolved, Resolver, ResolverSettings
+from gw.net.resolve import Answer, LookupFailed, NotResolved, Resolver, ResolverSettings, Services, Target
 from gw.net.stub import Stub
 
 ANY = socket.AF_UNSPEC
@@ -141,3 +141,56 @@ async def test_failures_are_called_as_those_of_the_system_are(known, outcome, la
             with pytest.raises(NotResolved, match=r"cannot resolve api.example: ") as failed:
                 await resolver.resolve("api.example")
     assert (told, failed.value.late, resolver.timeouts) == ([outcome], late, int(late))
+
+
+SRV = "_http._tcp.api.example"
+
+
+async def services(zone, name=SRV):
+    with name_server(zone) as server:
+        async with anyio.create_task_group() as tasks:
+            asked = stub(server)
+            resolver = Resolver(
+                ResolverSettings(timeout=20.0),
+                asked.lookup,
+                tasks,
+                Deadlines(anyio.current_time),
+                services=asked.services,
+            )
+            try:
+                return await resolver.services(name)
+            except NotResolved as error:
+                return str(error)
+
+
+async def test_a_service_has_targets_and_an_alias_of_it_the_same():
+    zone = {
+        SRV: ["60 SRV 10 5 8080 a.example.", "60 SRV 0 0 8081 b.example.", "60 SRV 10 5 8080 a.example."],
+        "_alias._tcp.api.example": [f"30 CNAME {SRV}."],
+    }
+    found = [Target("a.example", 8080, 10, 5), Target("b.example", 8081, 0, 0)]
+    assert await services(zone) == Services(found, 60)
+    assert await services(zone, "_alias._tcp.api.example") == Services(found, 30)
+
+
+async def test_a_service_that_is_decidedly_not_there_has_no_target():
+    assert await services({SRV: ["60 SRV 0 0 0 ."]}) == Services([], 60)
+
+
+async def test_of_more_targets_than_are_used_the_preferred_ones_are():
+    lines = [f"60 SRV {number} 1 80 t{number:03}.example." for number in reversed(range(MAX_TARGETS + 10))]
+    found = await services({SRV: lines})
+    assert {each.priority for each in found.targets} == set(range(MAX_TARGETS))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (Rcode.NXDOMAIN, "there is no such name"),
+        ([A1], "it has no SRV record"),
+        (Rcode.SERVFAIL, "every name server failed, refused, or gave an answer that is none"),
+        (["60 SRV 0 0 80 a\\013\\010x.example."], "its target 'a\\\\013\\\\010x.example' is no host name"),
+    ],
+)
+async def test_a_service_that_cannot_be_found_says_why(lines, message):
+    assert await services({SRV: lines}) == f"cannot resolve {SRV}: {message}"

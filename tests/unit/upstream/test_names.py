@@ -11,7 +11,7 @@ import pytest
 from gw.config.load import load
 from gw.gateway import Gateway
 from gw.limits import TTL_LEAST, TTL_MOST
-from gw.net.resolve import Answer
+from gw.net.resolve import Answer, LookupFailed, Services, Target
 from gw.testing import PATIENCE
 from gw.testing.gateway import InMemory, Upstream, read_answer
 from gw.testing.memory import Backlog, MemoryNetwork
@@ -236,3 +236,151 @@ async def test_every_algorithm_lives_without_endpoints(algorithm):
         names["api.example"] = ["192.0.2.1"]
         assert (await gateway.get("/")).status == 200
         assert service(gateway).endpoints.algorithm.under_way == 0
+
+
+SRV = "_http._tcp.api.example"
+A, B = Target("a.example", 8080, 0, 1), Target("b.example", 8081, 0, 3)
+
+
+class Dns:
+    """What name servers say; the test may change it."""
+
+    def __init__(self):
+        self.services_are = {SRV: Services([A, B], 60)}
+        self.names = {"a.example": ["192.0.2.1"], "b.example": ["192.0.2.2"]}
+        self.asked = []
+
+    async def services(self, name):
+        self.asked.append(name)
+        return said(self.services_are[name])
+
+    async def lookup(self, name, family):
+        self.asked.append(name)
+        return Answer(said(self.names.get(name, GONE)), 60)
+
+
+def said(known):
+    if isinstance(known, OSError):
+        raise known
+    return known
+
+
+class TestServices:
+    """RFC 2782."""
+
+    @pytest.fixture
+    def dns(self, monkeypatch):
+        dns = Dns()
+        monkeypatch.setattr("gw.pools._stub", lambda *_: dns)
+        return dns
+
+    def run(self, upstreams=None, *, upstream=None, **settings):
+        own = {"name": "up", "endpoints": [{"srv": SRV}], "proxy": {"route_prefix": "/"}, **(upstream or {})}
+        return named({}, upstreams or {}, {"upstreams": [own]}, resolver="dnspython", **settings)
+
+    async def test_its_targets_are_endpoints_with_port_weight_and_priority(self, dns):
+        one, two = Upstream(OK), Upstream(OK)
+        async with self.run({"192.0.2.1:8080": one, "192.0.2.2:8081": two}) as gateway:
+            for _ in range(8):
+                assert (await gateway.get("/")).status == 200
+            assert (len(one.asked), len(two.asked)) == (2, 6)
+            assert {each.head.headers.get("host") for each in one.asked} == {"a.example:8080"}
+            rows = service(gateway).stats()["endpoints"]
+            assert [(row["host"], row["address"], row["weight"], row["priority"]) for row in rows] == [
+                ("a.example", "192.0.2.1:8080", 1, 0),
+                ("b.example", "192.0.2.2:8081", 3, 0),
+            ]
+
+    async def test_a_target_of_a_higher_number_stands_in(self, dns):
+        dns.services_are[SRV] = Services([A, Target("b.example", 8081, 1, 3)], 60)
+        async with self.run() as gateway:
+            endpoints = service(gateway).endpoints
+            assert [str(each.endpoint) for each in endpoints.candidates] == ["192.0.2.1:8080"]
+            endpoints.mark(endpoints.members[0], healthy=False)
+            assert [str(each.endpoint) for each in endpoints.candidates] == ["192.0.2.2:8081"]
+
+    @pytest.mark.parametrize(("weights", "become"), [((0, 0), [1, 1]), ((0, 3), [1, 300]), ((2, 3), [2, 3])])
+    async def test_a_weight_of_0_is_a_very_small_chance(self, dns, weights, become):
+        dns.services_are[SRV] = Services(
+            [Target("a.example", 80, 0, weights[0]), Target("b.example", 80, 0, weights[1])], 60
+        )
+        async with self.run() as gateway:
+            assert [each.endpoint.weight for each in service(gateway).endpoints.members] == become
+
+    async def test_one_that_stays_keeps_its_connections_and_what_is_known_of_it(self, dns):
+        async with self.run({"192.0.2.1:8080": Upstream(OK)}) as gateway:
+            before = service(gateway).endpoints.members[0]
+            assert (await gateway.get("/")).status == 200
+            dns.services_are[SRV] = Services([Target("a.example", 8080, 2, 7), Target("c.example", 8081)], 60)
+            dns.names["c.example"] = ["192.0.2.3"]
+            await gateway.network.advance(70)
+            stays, comes = service(gateway).endpoints.members
+            assert (stays, str(comes.endpoint)) == (before, "192.0.2.3:8081")
+            assert (stays.endpoint.weight, stays.endpoint.priority, stays.share) == (7, 2, 7.0)
+            assert (service(gateway).pool.open, service(gateway).pool.idle) == (1, 1)
+
+    async def test_another_weight_alone_is_a_change_too(self, dns):
+        async with self.run() as gateway:
+            dns.services_are[SRV] = Services([A, Target("b.example", 8081, 0, 9)], 60)
+            await gateway.network.advance(70)
+            assert [each.share for each in service(gateway).endpoints.members] == [1.0, 9.0]
+
+    async def test_it_is_looked_up_again_when_its_answer_holds_no_longer_and_what_is_gone_no_more(self, dns):
+        async with self.run() as gateway:
+            dns.services_are[SRV] = Services([A], 600)
+            await gateway.network.advance(70)
+            assert addresses(gateway) == ["192.0.2.1:8080"]
+            dns.asked.clear()
+            await gateway.network.advance(200)
+            assert set(dns.asked) == {"a.example"}
+            assert service(gateway).names.hosts == ("a.example",)
+
+    @pytest.mark.parametrize("stale", [True, False])
+    async def test_its_last_targets_stay_while_it_cannot_be_found(self, dns, stale):
+        async with self.run(stale_on_error=stale) as gateway:
+            dns.services_are[SRV] = LookupFailed("no answer", "servfail")
+            await gateway.network.advance(70)
+            assert len(addresses(gateway)) == (2 if stale else 0)
+            assert service(gateway).stats()["names"]["errors"] == {SRV: f"cannot resolve {SRV}: no answer"}
+
+    async def test_one_that_is_decidedly_not_there_has_no_endpoint_and_is_no_error(self, dns):
+        async with self.run(required=True) as gateway:
+            dns.services_are[SRV] = Services([], 60)
+            await gateway.network.advance(70)
+            assert (addresses(gateway), service(gateway).names.errors) == ([], {})
+            assert (await gateway.get("/")).status == 502
+            dns.services_are[SRV] = Services([B], 60)
+            await gateway.network.advance(70)
+            assert addresses(gateway) == ["192.0.2.2:8081"]
+
+    async def test_a_target_without_an_address_costs_only_itself(self, dns):
+        dns.names["a.example"] = GONE
+        async with self.run() as gateway:
+            assert addresses(gateway) == ["192.0.2.2:8081"]
+            assert list(service(gateway).names.errors) == ["a.example"]
+
+    async def test_one_that_was_not_found_is_looked_up_for_a_request(self, dns):
+        found = dns.services_are[SRV]
+        dns.services_are[SRV] = LookupFailed("no answer", "servfail")
+        async with self.run({"192.0.2.1:8080": Upstream(OK)}) as gateway:
+            assert service(gateway).names.unresolved() == [SRV]
+            assert (await gateway.get("/")).status == 502
+            dns.services_are[SRV] = found
+            assert (await gateway.get("/")).status in {200, 502}
+            assert len(addresses(gateway)) == 2
+
+    async def test_a_target_that_is_called_as_the_service_is_ends_nothing(self, dns):
+        dns.services_are[SRV] = Services([Target(SRV, 80), A], 60)
+        async with self.run() as gateway:
+            await gateway.network.advance(200)
+            assert addresses(gateway) == ["192.0.2.1:8080"]
+
+    async def test_health_checks_and_keys_follow_its_targets(self, dns):
+        upstream = {
+            "health": {"active": {"type": "tcp", "interval_ms": 1000, "unhealthy_threshold": 1}},
+            "balance": {"algorithm": "ring_hash", "hash_key": "path"},
+        }
+        async with self.run({"192.0.2.1:8080": Upstream(OK)}, upstream=upstream) as gateway:
+            await gateway.network.advance(5)
+            assert [each.healthy for each in service(gateway).endpoints.members] == [True, False]
+            assert {(await gateway.get(f"/{number}")).status for number in range(5)} == {200}
