@@ -240,6 +240,9 @@ LOG_CLOSE_TIME: Final = 5.0
 MAX_PID_FILE: Final = 32
 """Bytes read of a pid file. Linux: pids have 7 digits at most."""
 
+MAX_LOCK_TRIES: Final = 1000
+"""How often a start tries to lock it while others only ask who has it, some 2 us each. SQLite gives up at once, unless told."""
+
 CONTROL_PATIENCE: Final = 10.0
 """How long the other end of a control socket may take. HAProxy's `stats timeout`: 10 s."""
 

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from gw.limits import MAX_PID_FILE
+from gw.limits import MAX_LOCK_TRIES, MAX_PID_FILE
 
 __all__ = ["AlreadyRunning", "PidFile", "PidFileError", "running"]
 
@@ -35,15 +35,13 @@ class PidFile:
         """Lock the file, made if need be, and write our pid into it. Raises `PidFileError`."""
         while True:
             descriptor = _open(path, os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(descriptor):
                 pid = _read(descriptor)
                 os.close(descriptor)
                 who = f"as pid {pid}" if pid else "and is just starting"
                 raise AlreadyRunning(
                     f"gw is running already {who} (pid file {path}); stop it, or give this one its own file with -P"
-                ) from None
+                )
             if _is_at(path, descriptor):
                 break
             os.close(descriptor)  # whoever had it before removed it in this instant
@@ -83,6 +81,27 @@ def running(path: Path) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock it for us alone, and tell whether nobody else holds it.
+
+    Those who only ask hold it for an instant, in `running`, and together: while they do, it can be had as they have it.
+    """
+    for _ in range(MAX_LOCK_TRIES):
+        if _locks(descriptor, fcntl.LOCK_EX):
+            return True
+        if not _locks(descriptor, fcntl.LOCK_SH):
+            break
+    return False
+
+
+def _locks(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(path: Path, flags: int) -> int:

@@ -48,6 +48,36 @@ def test_a_lock_without_a_pid_is_somebody_who_just_starts(tmp_path):
             PidFile.take(path)
 
 
+def test_those_who_only_ask_are_not_in_the_way_of_one_who_starts(tmp_path, monkeypatch):
+    path, real = tmp_path / "gw.pid", fcntl.flock
+    path.touch()
+    asking = [path.open()]
+    fcntl.flock(asking[0], fcntl.LOCK_SH)
+
+    def flock(descriptor, how):
+        try:
+            real(descriptor, how)
+        finally:
+            if asking and how & fcntl.LOCK_SH:
+                asking.pop().close()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held = PidFile.take(path)
+    assert not asking
+    assert running(path) == os.getpid()
+    held.release()
+
+
+def test_one_who_never_stops_asking_is_not_waited_for_for_ever(tmp_path):
+    path = tmp_path / "gw.pid"
+    path.touch()
+    with path.open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        with pytest.raises(AlreadyRunning):
+            PidFile.take(path)
+    PidFile.take(path).release()
+
+
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with pytest.raises(PidFileError, match="it is a symbolic link"):
