@@ -1,7 +1,7 @@
 """gw: a small transport core, and filters that do everything else.
 
 The public names, and nothing else. Those of `gw.hookspecs` bring pydantic and pluggy, those of `gw.upstream.control`
-anyio, which take most of a second to import on a cold machine: they are fetched when somebody asks for one, so that
+anyio, `asgi` the whole gateway, which take most of a second to import on a cold machine: they are fetched when somebody asks for one, so that
 ``gw version`` does not wait for them.
 """
 
@@ -32,6 +32,7 @@ from gw.version import API
 
 if TYPE_CHECKING:
     from gw.hookspecs import Context, LocalRoute, LocalWebSocket, Problem, Section, Sections, hookimpl
+    from gw.served import asgi
     from gw.upstream.control import Answer, Caller, CallFailed, GrpcAnswer
     from gw.websocket import WebSocket, WebSocketClosed
 
@@ -78,12 +79,14 @@ __all__ = [
     "Trace",
     "WebSocket",
     "WebSocketClosed",
+    "asgi",
     "hookimpl",
 ]
 
 _ELSEWHERE = {
     **dict.fromkeys(("Answer", "CallFailed", "Caller", "GrpcAnswer"), "gw.upstream.control"),
     **dict.fromkeys(("WebSocket", "WebSocketClosed"), "gw.websocket"),
+    "asgi": "gw.served",
 }
 
 if not TYPE_CHECKING:  # a type checker would take it to mean that every name is there

@@ -23,7 +23,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from gw import status
-from gw.asgi import Application, Mount
+from gw.applications import Application, Mount
 from gw.chain import Chain
 from gw.downstream.asgi import AsgiStream
 from gw.downstream.detect import Undecided

@@ -20,8 +20,8 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskStatus
 
+from gw.applications import App, AppTarget, Mount
 from gw.around import HOOKS, Placed
-from gw.asgi import App, AppTarget, Mount
 from gw.chain import Chain, ChainError
 from gw.config.apps import application
 from gw.config.load import Loaded

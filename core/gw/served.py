@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import anyio
 
+from gw.config.load import load
 from gw.downstream.asgi import AsgiStream
 from gw.gateway import Gateway
 from gw.keys import Client
 
-__all__ = ["Served"]
+__all__ = ["Served", "asgi"]
 
 Event = MutableMapping[str, Any]
+
+
+def asgi(config: str | Path | Mapping[str, Any]) -> Served:
+    """Return the gateway of *config*, a path or a mapping, as an ASGI application; raises `ConfigError`."""
+    return Served(Gateway(load(Path(config) if isinstance(config, str) else config)))
 
 
 class Served:

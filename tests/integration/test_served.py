@@ -13,14 +13,11 @@ from started import Started
 from gw.testing import PATIENCE
 
 PROGRAM = """
-from gw.config.load import load
-from gw.gateway import Gateway
-from gw.served import Served
+import gw
 import starlette_app
 
-gateway = Gateway(load({config!r}, environ={{}}))
-gateway.mount("/shop", starlette_app.app)
-app = Served(gateway)
+app = gw.asgi({config!r})
+app.gateway.mount("/shop", starlette_app.app)
 """
 SERVERS = {
     "uvicorn": (["--port", "0", "--no-date-header", "--no-server-header"], r"running on http://127\.0\.0\.1:([0-9]+)"),

@@ -6,6 +6,8 @@ import anyio
 import pytest
 from asgi_server import Server, served
 
+import gw
+from gw.config.errors import ConfigError
 from gw.config.load import load
 from gw.filters import Reply
 from gw.gateway import Gateway
@@ -79,3 +81,14 @@ async def test_it_reloads_without_listening():
         await gateway.reload(load(again, environ={}))
         assert (gateway.generation, gateway.addresses) == (2, {})
         assert (await ask(Server(b""), b"/x")).status == 404
+
+
+def test_a_configuration_is_an_application(tmp_path):
+    path = tmp_path / "gateway.json"
+    path.write_text('{"server_header": "here"}')
+    for app in (gw.asgi(path), gw.asgi(str(path)), gw.asgi({"server_header": "here"})):
+        assert isinstance(app, Served)
+        assert app.gateway.loaded.config.server_header == "here"
+        assert not app.gateway.listens
+    with pytest.raises(ConfigError, match="bind_prot"):
+        gw.asgi({"bind_prot": 1})

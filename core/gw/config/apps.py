@@ -1,6 +1,6 @@
 """Applications in Python that an upstream is, in place of addresses: what is said of them, and where they are found.
 
-What they are run by is `gw.asgi`.
+What they are run by is `gw.applications`.
 """
 
 from __future__ import annotations

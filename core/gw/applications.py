@@ -27,7 +27,7 @@ from gw.websocket import Handler, WebSocket, WebSocketClosed
 
 __all__ = ["App", "AppFailed", "AppTarget", "Application", "Mount"]
 
-log = logging.getLogger("gw.asgi")
+log = logging.getLogger("gw.applications")
 
 Event: TypeAlias = MutableMapping[str, Any]
 Application: TypeAlias = Callable[

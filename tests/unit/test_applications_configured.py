@@ -126,7 +126,7 @@ async def test_a_reload_to_one_that_cannot_start_changes_nothing(installed):
 
 async def test_one_that_never_starts_is_given_up(installed, monkeypatch):
     assert APP_STARTS == 60
-    monkeypatch.setattr("gw.asgi.APP_STARTS", 0.01)
+    monkeypatch.setattr("gw.applications.APP_STARTS", 0.01)
 
     async def app(scope, receive, send):
         await anyio.sleep_forever()

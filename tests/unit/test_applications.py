@@ -9,7 +9,7 @@ import anyio
 import pytest
 from asgi_in_memory import Living, body_of, mounted, only_http, say, tells
 
-from gw.asgi import App
+from gw.applications import App
 from gw.config.load import load
 from gw.filters import Filter, Reply
 from gw.gateway import Gateway
@@ -243,7 +243,7 @@ async def test_a_client_that_leaves_is_no_error_of_the_application(says, caplog)
 
 async def test_one_that_does_not_care_is_cancelled(monkeypatch):
     assert APP_LEAVES == 5
-    monkeypatch.setattr("gw.asgi.APP_LEAVES", 0.01)
+    monkeypatch.setattr("gw.applications.APP_LEAVES", 0.01)
     began, ended = anyio.Event(), anyio.Event()
 
     @only_http

@@ -217,7 +217,7 @@ async def test_one_that_goes_wrong_later_is_closed_as_an_error(then):
 
 
 async def test_one_that_stays_after_its_websocket_is_cancelled(monkeypatch):
-    monkeypatch.setattr("gw.asgi.APP_LEAVES", 0.01)
+    monkeypatch.setattr("gw.applications.APP_LEAVES", 0.01)
     monkeypatch.setattr("gw.websocket.WS_HANDLER_ENDS", 0.2)
     ended = anyio.Event()
 
