@@ -185,7 +185,7 @@ class RingHash:
     def __init__(self, key: Callable[[Exchange], str], factor: float) -> None:
         self._key, self._factor = key, factor
         self.under_way = 0
-        self._hashes: list[int] = []
+        self._hashes: list[bytes] = []
         self._owners: list[Balanced] = []
         self._candidates: list[Balanced] = []
         self._set: set[Balanced] = set()
@@ -218,8 +218,8 @@ class RingHash:
         return min(self._candidates, key=lambda each: each.active / each.share)
 
 
-def _hashed(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+def _hashed(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 def key_of(template: str) -> Callable[[Exchange], str]:
