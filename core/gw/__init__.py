@@ -1,8 +1,8 @@
 """gw: a small transport core, and filters that do everything else.
 
 The public names, and nothing else. Those of `gw.hookspecs` bring pydantic and pluggy, those of `gw.upstream.control`
-anyio, `asgi` the whole gateway, which take most of a second to import on a cold machine: they are fetched when somebody asks for one, so that
-``gw version`` does not wait for them.
+anyio, `asgi` the whole gateway, which take most of a second to import on a cold machine: they are fetched when
+somebody asks for one, so that ``gw version`` does not wait for them.
 """
 
 from importlib import import_module

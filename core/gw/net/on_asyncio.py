@@ -31,8 +31,6 @@ from gw.net.tls import ServerTls
 
 try:
     import sniffio
-    # anyio asks it, where it is installed, which library runs; called back by the loop, where no task runs, it knows
-    # only what `anyio.run` told it, and `asyncio.run` does not.
 except ImportError:
     sniffio = None  # type: ignore[assignment]
 
@@ -317,6 +315,8 @@ class AsyncioDriver:
         self._loop = asyncio.get_running_loop()
         self._outbox = _Outbox(self._loop)
         if sniffio is not None:
+            # anyio asks it which library runs. In what the loop calls back no task does, and it knows only what it was
+            # told: by `anyio.run`, not by `asyncio.run`.
             sniffio.current_async_library_cvar.set("asyncio")
 
     async def dial(

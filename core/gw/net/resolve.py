@@ -134,9 +134,9 @@ class _Flight:
 class Resolver:
     """Resolves names. One is shared by all upstreams; the counters are for `/stats`.
 
-    *lookup* finds every address of a name and raises `OSError`, and *services* every target of a service; they may take as long as they like, which is why a
-    look-up goes on in *tasks* when nobody waits for it any more. *told* hears of every look-up how it ended: success,
-    nxdomain, timeout, servfail, other_error, or cache_hit for an address that is one already.
+    *lookup* finds every address of a name, *services* every target of a service; both raise `OSError`. They may take as
+    long as they like, which is why a look-up goes on in *tasks* when nobody waits for it any more. *told* hears of every
+    look-up how it ended: success, nxdomain, timeout, servfail, other_error, or cache_hit for an address that is one already.
     """
 
     def __init__(

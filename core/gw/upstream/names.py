@@ -1,6 +1,7 @@
 """Upstreams whose endpoints have names: each address of a name is an endpoint, and they follow the name as it changes.
 
-A service (RFC 2782) stands for its targets, which are names with a port, a priority and a weight. How a name is resolved is `gw.net.resolve`'s business.
+A service (RFC 2782) stands for its targets, which are names with a port, a priority and a weight.
+How a name is resolved is `gw.net.resolve`'s business.
 """
 
 from __future__ import annotations
