@@ -6,7 +6,6 @@ What an embedding program uses. Processes, signals and files are the business of
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from collections import Counter
@@ -25,27 +24,29 @@ from anyio.abc import TaskGroup
 from gw import status
 from gw.applications import Application, Mount
 from gw.chain import Chain
+from gw.compiler import UNMATCHED, Proxied
+from gw.context import Shared
 from gw.downstream.asgi import AsgiStream
 from gw.downstream.detect import Undecided
-from gw.downstream.http1 import Http1Connection, Http1Settings
-from gw.downstream.http2 import Http2Connection, Http2Settings, Http2Stream
+from gw.downstream.http1 import Http1Connection
+from gw.downstream.http2 import Http2Connection, Http2Stream
 from gw.filters import Exchange, Filter, Reply
-from gw.generation import UNMATCHED, Current, Generation, Proxied, Shared, build
+from gw.generation import Current, Generation, build
 from gw.hookspecs import LocalRoute, LocalWebSocket
 from gw.http.engines import Engine, choose
 from gw.http.fields import client_address
 from gw.http.framing import drop_named
-from gw.http.h1 import ReaderLimits
-from gw.http.h2 import FloodLimits, SessionSettings
 from gw.http.paths import BadTarget, parse_target
 from gw.keys import Client
-from gw.limits import CLOSING_GRACE, MAX_HEADER_COUNT, MAX_REQUEST_ID_LENGTH, MAX_TRAILER_SIZE
+from gw.limits import CLOSING_GRACE
 from gw.listening import Place, certificate_of, places
 from gw.logs.access_log import AccessLog
 from gw.logs.log_files import LineSink
 from gw.net.network import Listener, Network
 from gw.net.stream import Stream
 from gw.net.tls import Watch
+from gw.request_ids import RequestIds
+from gw.terms import http1_settings, http2_settings
 from gw.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -412,9 +413,9 @@ class Gateway:
         """Take the settings of *loaded* for connections and exchanges that begin from now on."""
         config = loaded.config
         self._loaded, self.engine = loaded, engine
-        self.http1, self.http2 = _http1_settings(config), _http2_settings(config)
+        self.http1, self.http2 = http1_settings(config), http2_settings(config)
         self._trusted = config.trusted_proxies
-        self._ids = _RequestIds(config.request_id.header, config.request_id.trust)
+        self._ids = RequestIds(config.request_id.header, config.request_id.trust)
 
     # --- the Host of its connections -----------------------------------------------
 
@@ -614,32 +615,6 @@ class Gateway:
             connection.cut()
 
 
-class _RequestIds:
-    """Makes request identifiers: 128 random bits, as 32 hexadecimal digits."""
-
-    __slots__ = ("_at", "_header", "_random", "always", "trusted")
-
-    def __init__(self, header: str, trust: str) -> None:
-        self._header = header
-        self.always = trust == "always"
-        self.trusted = trust != "never"
-        self._random, self._at = b"", 0
-
-    def make(self) -> str:
-        at = self._at
-        if at == len(self._random):
-            self._random, at = os.urandom(4096), 0
-        self._at = at + 16
-        return self._random[at : at + 16].hex()
-
-    def choose(self, ex: Exchange) -> str:
-        """Return a trusted client's own identifier, unless none is to be kept; else a new one."""
-        theirs = ex.request.headers.get(self._header) if self.always or self.trusted else None
-        if theirs and len(theirs) <= MAX_REQUEST_ID_LENGTH and theirs.isascii() and theirs.isprintable():
-            return theirs
-        return self.make()
-
-
 def _bad_request(message: str) -> Reply:
     return Reply(400, message.encode(), (("content-type", "text/plain"),), "gw.bad_request", close=True)
 
@@ -655,43 +630,3 @@ def _unmatched_reply(ex: Exchange, allow: tuple[str, ...]) -> Reply:
 def _access_log(config: GatewayConfig) -> AccessLog | None:
     settings = config.log.access
     return AccessLog(settings.format, settings.template, LineSink(settings.file)) if settings.enabled else None
-
-
-def _http1_settings(config: GatewayConfig) -> Http1Settings:
-    return Http1Settings(
-        limits=ReaderLimits(
-            config.max_header_size,
-            MAX_HEADER_COUNT,
-            min(config.max_header_size or MAX_TRAILER_SIZE, MAX_TRAILER_SIZE),
-        ),
-        idle_timeout=config.idle_timeout_sec,
-        head_timeout=config.request_timeout_sec,
-        body_timeout=config.body_timeout_sec,
-        min_body_rate=config.min_body_rate,
-        send_timeout=config.send_timeout_sec,
-        min_send_rate=config.min_send_rate,
-        max_body_size=config.max_body_size,
-        max_requests=config.max_requests_per_connection,
-        write_high=config.http1.streaming.high_water_bytes,
-        write_low=config.http1.streaming.low_water_bytes,
-        http2=config.http2.enabled,
-        server=config.server_header.encode("ascii"),
-    )
-
-
-def _http2_settings(config: GatewayConfig) -> Http2Settings:
-    http2 = config.http2
-    return Http2Settings(
-        session=SessionSettings(
-            max_concurrent_streams=http2.max_concurrent_streams,
-            initial_window_size=http2.initial_window_size,
-            max_frame_size=http2.max_frame_size,
-            max_header_list_size=http2.max_header_list_size,
-            enable_push=http2.enable_push,
-            enable_connect_protocol=True,
-            flood=FloodLimits(**http2.flood.model_dump()),
-        ),
-        high=http2.streaming.high_water_bytes,
-        low=http2.streaming.low_water_bytes,
-        max_age=http2.max_connection_age_sec,
-    )

@@ -151,7 +151,6 @@ TESTED_ELSEWHERE = {
     "cli.serve": "tests/integration starts it",
     "cli.top": "test_status calls it without a gateway, tests/integration with one",
     "config.values": "test_model, each through a key that has it",
-    "context": "test_generation, and the tests of every plugin",
     "hookspecs": "declarations; test_plugins calls them, tests/docs holds their signatures",
     "http.h1": "the interface; test_readers holds both engines to it",
     "http.write": "unit/downstream and unit/upstream see its bytes",

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from sources import ROOT, at, package_of, plugin_folders
 
 import gw
+from gw.compiler import Compiler
 from gw.config.load import Loaded, load
+from gw.context import Shared
 from gw.filters import Filter
-from gw.generation import Shared, _Builder
 from gw.hookspecs import Section
 from gw.plugins import Plugin, PluginSet, available
 from gw.testing import check_filter
@@ -141,7 +142,7 @@ def test_a_plugin_does_nothing_until_its_section_says_so(folder: Path):
 def placed(found: Loaded) -> Iterator[list[Filter]]:
     """Yield the filters of each route, newly made."""
     shared = Shared()
-    builder = _Builder(found, shared, AsyncExitStack())
+    builder = Compiler(found, shared, AsyncExitStack())
     for route in builder.routes(None):
         yield [each.filter for each in route.chain.placed]
 

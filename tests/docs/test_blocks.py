@@ -21,7 +21,7 @@ from pages import LANGUAGES, ROOT, Block, blocks, pages
 
 from gw.cli.main import cli
 from gw.config.load import load
-from gw.generation import describe
+from gw.described import describe
 from gw.plugins import PluginSet
 
 ENVIRONMENT = {"API_HOST": "api.internal", "PORT": "8080"}

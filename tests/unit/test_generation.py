@@ -8,13 +8,14 @@ from types import ModuleType
 import anyio
 import pytest
 
-from gw import Filter, Section, Sections, hookimpl
+from gw import Section, Sections, hookimpl
 from gw.config.load import load
-from gw.generation import Current, PluginContext, Shared, build, describe
+from gw.context import Shared
+from gw.generation import Current, build
 from gw.http.engines import choose
 from gw.limits import CLOSING_GRACE
 from gw.plugins import PluginSet
-from gw.testing.gateway import Upstream, in_memory
+from gw.testing.gateway import Upstream
 from gw.testing.memory import MemoryNetwork
 from gw.tunnel import Live
 
@@ -97,18 +98,6 @@ class TestShared:
             assert shared.use("key", lambda: 1, stack) == 1
 
 
-class TestContext:
-    async def test_hooks_share_what_one_of_them_made(self):
-        loaded = load({"upstreams": [UP]}, environ={})
-        async with AsyncExitStack() as stack:
-            first, second = (PluginContext("rewrite", loaded, Shared(), stack) for _ in range(2))
-            made = first.once("key", list)
-            assert first.once("key", list) is made
-            assert second.once("key", list) is not made
-            assert first.config is loaded.config
-            assert first.position(("upstreams", 0)) == "configuration"
-
-
 class TestBuilding:
     async def test_closing_one_closes_its_pools(self):
         async with network() as net:
@@ -162,86 +151,6 @@ class TestBuilding:
             ]
             await current.switch(None)
             assert len(shared) == 0
-
-    def test_filters_stand_before_an_earlier_plugin_where_the_settings_say_so(self):
-        def plugin(name, before=""):
-            def gw_filters(route, ctx):
-                return (named(name),)
-
-            def gw_filters_before(route, ctx, plugin):
-                return (named(f"{name} before {plugin}"),) if plugin == before else ()
-
-            module = ModuleType(name)
-            module.GW_API = 1
-            module.gw_filters, module.gw_filters_before = hookimpl(gw_filters), hookimpl(gw_filters_before)
-            plugins.add(name, module)
-
-        def named(name):
-            return type("Named", (Filter,), {"name": name, "on_complete": lambda self, ex: None})()
-
-        plugins = PluginSet()
-        plugin("a", before="c")  # which comes later: then its own place will do
-        plugin("b")
-        plugin("c", before="b")
-        plugin("d", before="b")
-        config = {"upstreams": [UP], "routes": [{"match": {"prefix": "/"}, "upstream": "up"}]}
-        (row, *_) = describe(load(config, environ={}, plugins=plugins))
-        assert [each.name for each in row.filters] == ["a", "c before b", "d before b", "b", "c", "d"]
-
-    async def test_routes_come_from_both_places_and_in_this_order(self):
-        config = {
-            "upstreams": [{**UP, "proxy": {"route_prefix": "/legacy/:id"}}],
-            "routes": [
-                {"name": "one", "match": {"path": "/one", "host": "a.test"}, "upstream": "up"},
-                {"match": {"prefix": "/two", "methods": ["GET"]}, "upstreams": [{"name": "up", "weight": 1}]},
-                {"match": {"path": "/alone"}},
-            ],
-        }
-        rows = describe(load(config, environ={}))
-        assert [(row.hosts, row.path, row.methods, row.target) for row in rows[:3]] == [
-            (("a.test",), "/one", (), "up"),
-            ((), "/two/*", ("GET",), "up"),
-            ((), "/alone", (), "none: a filter answers, or 404"),
-        ]
-        assert rows[0].name == "one"
-        assert any(row.path.startswith("/legacy/:id") for row in rows[3:])
-        assert {row.framing for row in rows} == {"unchanged"}
-
-
-class TestServing:
-    async def test_weights_decide_who_is_asked(self):
-        config = {
-            "upstreams": [UP, {"name": "other", "host": "192.0.2.2"}],
-            "routes": [
-                {
-                    "match": {"prefix": "/"},
-                    "upstreams": [{"name": "up", "weight": 0}, {"name": "other", "weight": 5}],
-                },
-            ],
-        }
-        async with in_memory(config, upstreams={"192.0.2.2:80": Upstream()}) as gateway:
-            for _ in range(20):
-                assert (await gateway.get("/")).status == 200
-            assert set(gateway.network.dialled) == {"192.0.2.2:80"}
-
-    async def test_endpoints_take_turns(self):
-        both = {"endpoints": [{"host": "192.0.2.1"}, {"host": "192.0.2.2"}]}
-        config = {"upstreams": [{"name": "up", **both, "proxy": {"route_prefix": "/"}}]}
-        one, two = Upstream(), Upstream()
-        async with in_memory(config, one, upstreams={"192.0.2.2:80": two}) as gateway:
-            for _ in range(6):
-                await gateway.get("/")
-            assert (len(one.asked), len(two.asked)) == (3, 3)
-
-
-def test_routes_that_conflict_are_refused_before_anything_is_opened():
-    settings = {
-        "plugins": [],
-        "upstreams": [{"name": "a", "host": "127.0.0.1"}],
-        "routes": [{"name": n, "match": {"path": "/a"}, "upstream": "a"} for n in "xy"],
-    }
-    with pytest.raises(ValueError, match="routes 'x' and 'y' conflict: both take all methods at /a"):
-        describe(load(settings, environ={}))
 
 
 class TestLifespans:
@@ -325,15 +234,3 @@ class TestLifespans:
             await current.switch(None, until=anyio.current_time() - CLOSING_GRACE)
             await anyio.wait_all_tasks_blocked()
         assert log == ["cancelled"]
-
-
-async def test_a_plugin_cannot_call_a_service_of_the_dns():
-    endpoints = [{"srv": "_http._tcp.a.example"}]
-    upstreams = [{"name": "up", "endpoints": endpoints, "proxy": {"route_prefix": "/"}}]
-    loaded = load({"dns": {"resolver": "dnspython"}, "upstreams": upstreams, "plugins": ["rewrite"]}, environ={})
-    async with AsyncExitStack() as stack:
-        context = PluginContext("rewrite", loaded, Shared(), stack, {})
-        with pytest.raises(
-            ValueError, match=r"^upstream 'up' is a service \(srv\), and the gateway's own calls need a host$"
-        ):
-            context.caller("up")

@@ -14,8 +14,8 @@ from anyio.streams.tls import TLSStream
 from certificates import Authority
 
 from gw.config.load import load
+from gw.context import PluginContext, Shared
 from gw.gateway import Gateway
-from gw.generation import PluginContext, Shared
 from gw.keys import Certificate
 from gw.listening import certificate_of, places
 from gw.net.tls import TlsError

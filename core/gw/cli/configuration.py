@@ -16,7 +16,7 @@ from gw.config.load import Loaded, Source, load, load_plugins
 from gw.plugins import PluginSet
 
 if TYPE_CHECKING:
-    from gw.generation import RouteRow
+    from gw.described import RouteRow
 
 __all__ = [
     "ConfigError",
@@ -181,7 +181,7 @@ def configured(
 def described(loaded: Loaded) -> list[RouteRow]:
     """Compile the routes of *loaded*, as serving would. Says on standard error what is wrong; exits with 1 then."""
     try:
-        rows: list[RouteRow] = import_module("gw.generation").describe(loaded)
+        rows: list[RouteRow] = import_module("gw.described").describe(loaded)
     except (ConfigError, ValueError) as error:
         raise refused(error) from error
     return rows

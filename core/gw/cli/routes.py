@@ -1,4 +1,4 @@
-"""``gw routes``: the route table, and what each route does to a request. The facts come from `gw.generation`."""
+"""``gw routes``: the route table, and what each route does to a request. The facts come from `gw.described`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gw.cli.configuration import configured, described, options
 from gw.cli.table import table
 
 if TYPE_CHECKING:
-    from gw.generation import RouteRow
+    from gw.described import RouteRow
 
 __all__ = ["command"]
 

@@ -16,9 +16,9 @@ import anyio
 
 from gw.config.hosts import address
 from gw.config.load import Loaded, load
+from gw.described import describe
 from gw.filters import Exchange, Reply
 from gw.gateway import Gateway
-from gw.generation import describe
 from gw.ops.control import ControlError
 from gw.ops.failures import CANNOT_SERVE, NotReloaded, reason
 from gw.status import as_json, as_stats, percentiles

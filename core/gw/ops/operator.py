@@ -21,7 +21,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from gw.config.changes import changes
-from gw.generation import describe
+from gw.described import describe
 from gw.limits import MAX_RELOAD_HISTORY
 from gw.logs import application_log
 from gw.logs.application_log import LEVELS, ApplicationLog

@@ -8,7 +8,8 @@ import pytest
 from scripted import certificate, claims, discovery, key_set, make, serving
 
 from gw.config.load import load
-from gw.generation import PluginContext, Shared, build
+from gw.context import PluginContext, Shared
+from gw.generation import build
 from gw.http.engines import choose
 from gw.testing.gateway import Upstream, in_memory
 from gw.testing.memory import MemoryNetwork

@@ -9,7 +9,7 @@ CODE = """
 import sys
 sys.modules["httpcore"] = sys.modules["prometheus_client"] = None
 from gw.config.load import load
-from gw.generation import describe
+from gw.described import describe
 config = {"plugins": ["otel"], "upstreams": [{"name": "a", "host": "127.0.0.1", "proxy": {"route_prefix": "/"}}]}
 describe(load(config | {"observability": {"enabled": True}}, environ={}))
 print("well")

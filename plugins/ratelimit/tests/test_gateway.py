@@ -12,8 +12,9 @@ import yaml
 
 import gw_ratelimit
 from gw import Filter
+from gw.compiler import Compiler
 from gw.config.load import load
-from gw.generation import Shared, _Builder
+from gw.context import Shared
 from gw.testing import Upstream, drive, in_memory
 from gw_ratelimit.table import TableError
 
@@ -92,7 +93,7 @@ class Reloads:
             "upstreams": [{"name": "a", "host": "127.0.0.1"} | (limits if level == "upstream" else {})],
             "routes": [{"match": {"prefix": "/"}, "upstream": "a"} | (limits if level == "route" else {})],
         } | (limits if level == "gateway" else {})
-        builder = _Builder(load(settings, environ={}), self.shared, stack)
+        builder = Compiler(load(settings, environ={}), self.shared, stack)
         self.context = builder.contexts["ratelimit"]
         (route,) = builder.routes(None)
         return [placed.filter for placed in route.chain.placed]

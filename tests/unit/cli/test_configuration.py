@@ -22,7 +22,7 @@ def effective(gw):
 
 @pytest.fixture
 def generation(monkeypatch):
-    """In place of gw.generation: describes whatever rows the test gives, or fails as it says."""
+    """In place of gw.described: describes whatever rows the test gives, or fails as it says."""
     module = SimpleNamespace(rows=[], error=None)
 
     def describe(loaded):
@@ -31,7 +31,7 @@ def generation(monkeypatch):
         return module.rows
 
     module.describe = describe
-    monkeypatch.setitem(sys.modules, "gw.generation", module)
+    monkeypatch.setitem(sys.modules, "gw.described", module)
     return module
 
 
