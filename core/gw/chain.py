@@ -10,20 +10,18 @@ No sockets, no parsing: both peers are the small interfaces of `gw.peers`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from time import monotonic
-from typing import Any, Final, TypeAlias
-
-import anyio
+from typing import Any, Final
 
 from gw.around import Placed, blame, explained, guarded
+from gw.bodies import EMPTY, Answered, BodyRow, Held, Payload, Upload, collect, filtered, live, set_length, whole_of
 from gw.failures import (
     Cancelled,
     ClientGone,
     Disconnected,
     Failure,
     Overtaken,
-    ResponseTooLarge,
     Unprocessed,
     UpstreamFailure,
 )
@@ -43,28 +41,6 @@ class ChainError(ValueError):
     """The filters of a route cannot stand in the order given."""
 
 
-class _Held:
-    """A body already in memory, presented as a source."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def take(self) -> tuple[bytes, bool] | None:
-        return self.data, True
-
-    async def receive(self) -> tuple[bytes, bool]:
-        return self.data, True
-
-
-class _Answered(Exception):
-    """A filter replied from within a body."""
-
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-
-
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 """RFC 9110 section 9.2.2: a proxy must not repeat others by itself."""
 
@@ -73,12 +49,6 @@ _ANSWERS: Final = frozenset({Reply, LocalRoute, LocalWebSocket, type(None)})
 
 _DENIED: Final = "x-proxy-retry-denied"
 """Tells a client that the failure it sees might have been retried (behaviour 11.4)."""
-
-_PIECES: Final = 64
-_PIECE: Final = 4096
-"""Pieces of a held body, and their least mean size beyond so many; smaller ones are put together."""
-
-BodyRow: TypeAlias = tuple[int, Filter, Callable[..., Awaitable[Any]], bool]
 
 
 class Chain:
@@ -154,7 +124,7 @@ class Chain:
             ex.notes = []
         try:
             try:
-                payload, reply = _EMPTY, None
+                payload, reply = EMPTY, None
                 if self._on_request_headers or ex.request.has_body or target.__class__ in _ANSWERS:
                     payload, reply = await self._before(ex, down, target)
                 ex._phase = "request body"
@@ -189,7 +159,7 @@ class Chain:
 
     async def _before(
         self, ex: Exchange, down: Downstream, target: Target | LocalRoute | LocalWebSocket | Reply | None
-    ) -> tuple[_Payload, Reply | None]:
+    ) -> tuple[Payload, Reply | None]:
         """Ask the filters about the head, and get the body ready to be sent. With a reply it ends here."""
         request = ex.request
         body: Source = down
@@ -198,60 +168,48 @@ class Chain:
         for i, f, hook, buffers in self._on_request_headers:
             ex._entered = i
             if hook is not None and (reply := await hook(ex)) is not None:
-                return _EMPTY, reply
+                return EMPTY, reply
             if buffers and request.has_body and not (ex._skip and f in ex._skip):
-                body, held_at = _Held(await self._hold(ex, down, f, held_at, i, body)), i
+                body, held_at = Held(await self._hold(ex, down, f, held_at, i, body)), i
         ex._entered = self._last
         if target.__class__ in _ANSWERS:
-            return _EMPTY, await own_answer(ex, target)  # type: ignore[arg-type]
+            return EMPTY, await own_answer(ex, target)  # type: ignore[arg-type]
         ex._phase = "request body"
         if not request.has_body:
-            return _EMPTY, None
-        rows = _live(ex, self._on_body, held_at)
+            return EMPTY, None
+        rows = live(ex, self._on_body, held_at)
         if any(f.body is Body.STREAM for _, f, _, _ in rows):
-            _set_length(request, None)
+            set_length(request, None)
         if target.buffers and held_at < 0:  # type: ignore[union-attr]
-            return _Payload(rows, None, await self._collect(ex, down, rows)), None
+            return Payload(rows, None, await self._collect(ex, down, rows)), None
         first = body.take()
         whole = None
         if first is not None and first[1]:
-            whole = await _pass(ex, rows, first[0], True) if rows else first[0]
-        return _Payload(rows, first, whole), None
+            whole = await filtered(ex, rows, first[0], True) if rows else first[0]
+        return Payload(rows, first, whole), None
 
     async def _collect(self, ex: Exchange, down: Downstream, rows: tuple[BodyRow, ...]) -> bytes:
         """Read all of the body and pass it through the filters, before anything is sent upstream."""
-        await _ask_for_body(ex, down)
-        held, end = bytearray(), False
-        while not end:
-            chunk, end = down.take() or await down.receive()
-            held += await _pass(ex, rows, chunk, end)
-            if len(held) > MAX_HELD_BODY:
-                raise _Answered(Reply(413, reason="gw.body_too_large", close=True))
+        held = await collect(ex, down, rows, down, MAX_HELD_BODY)
         if ex.request.trailers is None:
-            _set_length(ex.request, len(held))
-        return bytes(held)
+            set_length(ex.request, len(held))
+        return held
 
     async def _hold(self, ex: Exchange, down: Downstream, f: Filter, after: int, at: int, body: Source) -> bytes:
         """Collect the body for a BUFFER filter, through the streaming filters before it."""
         request = ex.request
-        await _ask_for_body(ex, down)
-        rows = tuple(row for row in _live(ex, self._on_body, after) if row[0] < at)
-        held, end = bytearray(), False
+        rows = tuple(row for row in live(ex, self._on_body, after) if row[0] < at)
         ex._phase = "request body"
-        while not end:
-            chunk, end = body.take() or await body.receive()
-            held += await _pass(ex, rows, chunk, end)
-            if len(held) > f.buffer_limit:
-                raise _Answered(Reply(413, reason="gw.body_too_large", close=True))
+        held = await collect(ex, down, rows, body, f.buffer_limit)
         own = tuple(row for row in self._on_body if row[0] == at)
-        out = await _pass(ex, own, bytes(held), True)
+        out = await filtered(ex, own, held, True)
         ex._phase = "request headers"
-        _set_length(request, len(out))
+        set_length(request, len(out))
         request.trailers = None
         return out
 
     async def _attempts(
-        self, ex: Exchange, down: Downstream, target: Target, payload: _Payload, attempt: Attempt, tries: Tries | None
+        self, ex: Exchange, down: Downstream, target: Target, payload: Payload, attempt: Attempt, tries: Tries | None
     ) -> Reply | None:
         """Try endpoints, the first with *attempt*, until one answer is delivered; return a `Reply` when none was."""
         for hook in self._on_upstream_request:
@@ -298,7 +256,7 @@ class Chain:
         target: Target,
         attempt: Attempt,
         failure: UpstreamFailure,
-        payload: _Payload,
+        payload: Payload,
         tries: Tries | None,
     ) -> Reply | Attempt:
         for hook in self._on_upstream_error:
@@ -354,7 +312,7 @@ class Chain:
         down: Downstream,
         target: Target,
         attempt: Attempt,
-        payload: _Payload,
+        payload: Payload,
         tries: Tries | None,
         *,
         fresh: bool,
@@ -364,13 +322,13 @@ class Chain:
         if connection is None:
             connection = await target.connect(attempt, fresh=fresh)
             attempt.connected = monotonic()
-        upload: _Upload | None = None
+        upload: Upload | None = None
         try:
             if payload.whole is not None:  # no body, or all of it here: no second task
                 connection.start(ex, payload.whole, True)
             else:
                 connection.start(ex, payload.kept(), False)
-                upload = _Upload(ex, down, connection, payload)
+                upload = Upload(ex, down, connection, payload)
                 down.spawn(upload.run)
             response = await connection.response()
             interims = 0
@@ -417,9 +375,9 @@ class Chain:
                 sending = upload is not None and not upload.done.is_set()
                 if not end and (most := target.holds(ex, attempt, sending=sending)):
                     connection.hold()
-                    chunk, end = await _whole(connection, chunk, most), True
+                    chunk, end = await whole_of(connection, chunk, most), True
                     if response.content_length is None and response.trailers is None:
-                        _set_length(response, len(chunk))
+                        set_length(response, len(chunk))
                 if self._on_upstream_body:
                     await self._relay_through_filters(ex, down, connection, response, chunk, end=end)
                 else:
@@ -441,28 +399,28 @@ class Chain:
     ) -> None:
         """Relay a body of which *chunk* was read already."""
         chunk = bytes(chunk)  # filters get no views: see `Connection`
-        rows = _live(ex, self._on_upstream_body, -1)
+        rows = live(ex, self._on_upstream_body, -1)
         if any(f.upstream_body is Body.STREAM for _, f, _, _ in rows):
-            _set_length(response, None)
+            set_length(response, None)
         buffers = [f for _, f, _, _ in rows if f.upstream_body is Body.BUFFER]
         if buffers and response.has_body:
             # Each filter must see what the one before it made of the whole; so the whole goes through at once.
             limit = min(f.buffer_limit for f in buffers)
             if not end or len(chunk) > limit:
-                chunk = await _whole(connection, chunk, limit, end=end)
-            out = await _pass(ex, rows, chunk, True)
-            _set_length(response, len(out))
+                chunk = await whole_of(connection, chunk, limit, end=end)
+            out = await filtered(ex, rows, chunk, True)
+            set_length(response, len(out))
             response.trailers = None
             self._before_start(ex)
             await down.start(ex, out, True)
             return
         if response.has_body and (chunk or end):
-            chunk = await _pass(ex, rows, chunk, end)
+            chunk = await filtered(ex, rows, chunk, end)
         self._before_start(ex)
         await down.start(ex, chunk, end)
         while not end:
             chunk, end = connection.take() or await connection.receive()
-            chunk = await _pass(ex, rows, chunk, end)
+            chunk = await filtered(ex, rows, chunk, end)
             if chunk or end:
                 await down.send(chunk, end)
 
@@ -492,7 +450,7 @@ class Chain:
 
     async def _break_off(self, ex: Exchange, down: Downstream, error: Exception) -> None:
         """Something was raised: answer if that is still possible, else break off visibly."""
-        if isinstance(error, _Answered):
+        if isinstance(error, Answered):
             reply = error.reply
         elif isinstance(error, Failure):
             reply = Reply(error.status, headers=error.headers, reason=error.reason, close=True)
@@ -524,142 +482,9 @@ class Chain:
             down.reset()
 
 
-class _Payload:
-    """The request body of one exchange, as far as it is known before the first attempt."""
-
-    __slots__ = ("_kept", "_most", "_size", "first", "lost", "rows", "whole")
-
-    def __init__(self, rows: tuple[BodyRow, ...], first: tuple[bytes, bool] | None, whole: bytes | None) -> None:
-        self.rows = rows
-        """The filters it still has to pass."""
-        self.first = first
-        """A chunk taken already, not yet passed through them."""
-        self.whole = whole
-        """All of it, filtered. `None` while it is still coming."""
-        self.lost = "streaming-source-consumed" if whole is None else ""
-        """Why it cannot be sent again; empty if it can: all of it is here, or what was sent of it was kept."""
-        self._kept: list[bytes] = []
-        self._size = self._most = 0
-
-    def keep_up_to(self, most: int) -> None:
-        """Keep what is sent, as long as it is not more than *most* bytes. Said before any of it is."""
-        if most:
-            self._most, self.lost = most, ""
-
-    def kept(self) -> bytes:
-        return b"".join(self._kept)
-
-    async def next(self, ex: Exchange, down: Downstream) -> tuple[bytes, bool]:
-        """Wait for the next part and pass it through the filters; it is kept before anybody can be cut off."""
-        chunk, end = self.first or down.take() or await down.receive()
-        self.first = None
-        if self.rows:
-            before, self.lost = self.lost, "streaming-source-consumed"  # cut off in a filter, it is in nobody's hands
-            chunk = await _pass(ex, self.rows, chunk, end)
-            self.lost = before
-        if not self.lost:
-            self._size += len(chunk)
-            if self._size > self._most:
-                self._kept, self.lost = [], "streaming-body-on-wire"
-            else:
-                self._kept.append(chunk)
-                if end:
-                    self.whole = self.kept()
-        return chunk, end
-
-
-_EMPTY: Final = _Payload((), None, b"")
-"""Of a request without a body."""
-
-
-class _Upload:
-    """A request body that is still coming, sent on beside the response."""
-
-    __slots__ = ("connection", "done", "down", "ex", "payload", "scope")
-
-    def __init__(self, ex: Exchange, down: Downstream, connection: Connection, payload: _Payload) -> None:
-        self.ex, self.down, self.connection, self.payload = ex, down, connection, payload
-        self.scope = anyio.CancelScope()
-        self.done = anyio.Event()
-
-    async def run(self) -> None:
-        ex, down, connection, payload = self.ex, self.down, self.connection, self.payload
-        end = False
-        try:
-            with self.scope:
-                while not end:
-                    chunk, end = await payload.next(ex, down)
-                    if chunk or end:
-                        await connection.send(chunk, end)
-        except Disconnected:
-            connection.fail(None)  # the upstream may have answered before it stopped listening
-        except Exception as error:  # noqa: BLE001  # raised again where the response is awaited
-            connection.fail(error)
-        finally:
-            self.done.set()
-
-    async def stop(self) -> None:
-        """End it, and wait until it touches nothing any more."""
-        if not self.done.is_set():
-            self.scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await self.done.wait()
-
-
-async def _ask_for_body(ex: Exchange, down: Downstream) -> None:
-    """Tell a client that waits to be told: nobody behind us will be asked before the body is here."""
-    request = ex.request
-    if request.expects_continue:
-        request.expects_continue = False
-        request.headers.discard("expect")
-        await down.send_interim(Response(100))
-
-
-async def _pass(ex: Exchange, rows: tuple[BodyRow, ...], chunk: bytes, end: bool) -> bytes:
-    for _, _, hook, changes in rows:
-        if not chunk and not end:
-            break  # an earlier filter is holding it back
-        out = await hook(ex, chunk, end)
-        if out.__class__ is Reply:
-            raise _Answered(out)
-        if changes:
-            chunk = out
-    return chunk
-
-
-async def _whole(connection: Connection, chunk: bytes, most: int, *, end: bool = False) -> bytes:
-    """Return all of a response's body, of which *chunk* was read already; raises `ResponseTooLarge`."""
-    held, size = [chunk], len(chunk)  # joined once: 100 KiB cost 1 us so, and 90 us by way of a bytearray
-    while size <= most and not end:
-        chunk, end = connection.take() or await connection.receive()
-        held.append(chunk)
-        size += len(chunk)
-        if len(held) > _PIECES + size // _PIECE:  # what trickles must not cost more memory than it has bytes
-            held = [b"".join(held)]
-    if size > most:
-        raise ResponseTooLarge(f"at most {most} bytes of a response may be held")
-    return b"".join(held)
-
-
 def _is_stale(ex: Exchange, failure: UpstreamFailure) -> bool:
     stale = isinstance(failure, Disconnected) and not isinstance(failure, Unprocessed | Cancelled)
     return stale and not ex._started and ex.request.method in _IDEMPOTENT
-
-
-def _live(ex: Exchange, rows: tuple[BodyRow, ...], after: int) -> tuple[BodyRow, ...]:
-    skip = ex._skip
-    if skip is None and after < 0:
-        return rows
-    return tuple(row for row in rows if row[0] > after and not (skip and row[1] in skip))
-
-
-def _set_length(message: Any, length: int | None) -> None:
-    """Make content-length say *length*, on the fields and on the message."""
-    raw = message.headers.raw
-    raw[:] = [line for line in raw if line[0] != b"content-length"]
-    if length is not None:
-        raw.append((b"content-length", b"%d" % length))
-    message.content_length = length
 
 
 def _report(ex: Exchange, error: Exception) -> None:

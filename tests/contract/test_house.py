@@ -148,6 +148,7 @@ SUBSTANCE = 60
 """Lines from which a module has tests of its own."""
 
 TESTED_ELSEWHERE = {
+    "bodies": "test_chain, whose parts they are",
     "cli.serve": "tests/integration starts it",
     "cli.top": "test_status calls it without a gateway, tests/integration with one",
     "config.values": "test_model, each through a key that has it",

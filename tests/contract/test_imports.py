@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "tunnel": "filters http limits net silence",
     "websocket": "filters http limits net silence tunnel",
     "upgrade": "failures filters hookspecs http tunnel websocket",
-    "chain": "around failures filters hookspecs http limits peers upgrade",
+    "bodies": "failures filters peers",
+    "chain": "around bodies failures filters hookspecs http limits peers upgrade",
     "plugins": "hookspecs version",
     "config": "hookspecs http keys limits plugins",
     # the two sides of an exchange, which do not know one another
