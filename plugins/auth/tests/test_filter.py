@@ -277,6 +277,7 @@ async def test_remembered_passwords_are_bounded(monkeypatch):
         (f"a:{HASH}\na:{HASH}", "line 2 has a user who is there already"),
         ("a:" + HASH.replace("$04$", "$31$"), "line 1 has a bcrypt cost that is not between 4 and 14"),
     ],
+    ids=["hash", "twice", "cost"],
 )
 def test_a_file_of_passwords_that_will_not_do_says_where(text, told):
     with pytest.raises(ValueError, match=told.replace("$", r"\$")) as refused:
