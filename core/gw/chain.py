@@ -26,11 +26,12 @@ from gw.failures import (
     UpstreamFailure,
 )
 from gw.filters import Attempt, Body, Elsewhere, Exchange, Filter, Outcome, Reply, Response, Retry
+from gw.handlers import Asking, own_answer
 from gw.hookspecs import LocalRoute, LocalWebSocket
 from gw.http.replies import response_to
 from gw.limits import MAX_ATTEMPTS, MAX_HELD_BODY, MAX_INTERIM_RESPONSES, MAX_OVERTAKEN, MAX_UNPROCESSED
 from gw.peers import Connection, Downstream, Source, Target, Tries
-from gw.upgrade import accept, agreed, ask, own_answer, serve_here, upgrade
+from gw.upgrade import accept, agreed, ask, serve_here, upgrade
 
 __all__ = ["Chain", "ChainError"]
 
@@ -173,6 +174,8 @@ class Chain:
                 body, held_at = Held(await self._hold(ex, down, f, held_at, i, body)), i
         ex._entered = self._last
         if target.__class__ in _ANSWERS:
+            if target.__class__ is LocalRoute:
+                ex._asking = Asking(ex, down, live(ex, self._on_body, held_at), body)
             return EMPTY, await own_answer(ex, target)  # type: ignore[arg-type]
         ex._phase = "request body"
         if not request.has_body:

@@ -487,6 +487,7 @@ class Exchange:
     """One request and its response, and everything said about them on the way."""
 
     __slots__ = (
+        "_asking",
         "_at",
         "_entered",
         "_phase",
@@ -542,6 +543,8 @@ class Exchange:
         """The last filter whose request hook was reached; all of them, where none has one."""
         self._started = False
         self._push: Callable[[str, Headers], bool] | None = None
+        self._asking: Any = None
+        """What lets a handler read the body; only where there is a handler."""
         self._terms: Any = None
         """On which it may become a WebSocket."""
         self._at: tuple[str, str, str, float] = ("", "gw", "", 0.0)
@@ -567,6 +570,27 @@ class Exchange:
         response has been sent to its end (RFC 9113 section 8.4, behaviour 7.5). A refusal harms nothing.
         """
         return self._push is not None and self._push(path, headers or Headers())
+
+    async def read(self, limit: int | None = None) -> bytes:
+        """Wait for the whole body of the request, as filters leave it. For the handler that answers it; filters have `Filter.on_body`.
+
+        The body may be *limit* bytes long, and 64 MiB at most; for a longer one the client gets a 413, and the handler
+        is not gone on with. A client that waits for ``100 Continue`` gets it now.
+        """
+        return await self._asked().read(limit)  # type: ignore[no-any-return]
+
+    async def send_interim(self, status: int, headers: Headers | None = None) -> None:
+        """Send the client an interim response, such as ``103 Early Hints``, before the answer. For the handler that answers it.
+
+        *status* is 102 to 199, else it is a `ValueError`. Fields about framing and the connection are left out. Clients
+        that cannot take it do not get it: those of HTTP/1.0, and after 32 of them anybody (RFC 9110 section 15.2).
+        """
+        await self._asked().send_interim(Response(status, headers))
+
+    def _asked(self) -> Any:
+        if self._asking is None:
+            raise RuntimeError("only the handler that answers a request reads its body and sends interim responses")
+        return self._asking
 
     def skip_body(self, of: Filter) -> None:
         """Drop *of*'s body hook for the message whose headers are being handled.

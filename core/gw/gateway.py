@@ -251,9 +251,19 @@ class Gateway:
     ) -> None:
         """Have *handler* answer requests for *pattern*, behind the filters of the gateway. Call it before `serve`.
 
+        It may wait for the body with `Exchange.read`, send hints with `Exchange.send_interim` and push with `Exchange.push`.
+
         A configured route for the same path is a conflict, which `serve` and `reload` raise.
         """
         self._own.append(LocalRoute(pattern, handler, tuple(methods), name or f"{','.join(methods)} {pattern}"))
+
+    def get(self, pattern: str, handler: Callable[[Exchange], Awaitable[Reply]], *, name: str = "") -> None:
+        """Have *handler* answer GET and HEAD for *pattern*; as `route`."""
+        self.route(pattern, handler, name=name)
+
+    def post(self, pattern: str, handler: Callable[[Exchange], Awaitable[Reply]], *, name: str = "") -> None:
+        """Have *handler* answer POST for *pattern*; as `route`."""
+        self.route(pattern, handler, methods=("POST",), name=name)
 
     def mount(self, path: str, app: Application, *, name: str = "") -> None:
         """Have *app*, an ASGI 3 application, answer requests for *path* and below, behind the filters. Call it before `serve`.

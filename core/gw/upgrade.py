@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol as Interface
 
 from gw.failures import BadResponse
 from gw.filters import Exchange, Outcome, Reply, Response
-from gw.hookspecs import LocalRoute, LocalWebSocket
+from gw.hookspecs import LocalWebSocket
 from gw.http.handshake import (
     OWN_FIELDS,
     Compression,
@@ -26,12 +26,9 @@ from gw.http.handshake import (
 from gw.tunnel import End, Hook, Terms, Tunnel
 from gw.websocket import Handler, Link, WebSocket
 
-__all__ = ["Agreement", "accept", "agreed", "ask", "own_answer", "serve_here", "upgrade"]
+__all__ = ["Agreement", "accept", "agreed", "ask", "serve_here", "upgrade"]
 
 _EXTENSIONS: Final = "sec-websocket-extensions"
-_UPGRADE_REQUIRED: Final = Reply(
-    426, headers=(("sec-websocket-version", "13"), ("upgrade", "websocket")), reason="gw.websocket_only"
-)
 
 Report = Callable[[Exchange, Exception], None]
 
@@ -47,15 +44,6 @@ class Client(Interface):
 
 class Upstream(Interface):
     def tunnel(self) -> End | Handler: ...
-
-
-async def own_answer(ex: Exchange, target: LocalRoute | LocalWebSocket | Reply | None) -> Reply | None:
-    """Return the answer of a route without an upstream; `None` where it may become a WebSocket."""
-    if isinstance(target, LocalRoute):
-        return await target.handler(ex)
-    if isinstance(target, LocalWebSocket):
-        return None if ex.request.upgrade == "websocket" else _UPGRADE_REQUIRED
-    return Reply(404, reason="gw.no_upstream") if target is None else target
 
 
 def ask(ex: Exchange) -> Reply | None:

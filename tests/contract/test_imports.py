@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "websocket": "filters http limits net silence tunnel",
     "upgrade": "failures filters hookspecs http tunnel websocket",
     "bodies": "failures filters peers",
-    "chain": "around bodies failures filters hookspecs http limits peers upgrade",
+    "handlers": "bodies filters hookspecs limits peers",
+    "chain": "around bodies failures filters handlers hookspecs http limits peers upgrade",
     "plugins": "hookspecs version",
     "config": "hookspecs http keys limits plugins",
     # the two sides of an exchange, which do not know one another
