@@ -147,13 +147,16 @@ async def _ask_for_body(ex: Exchange, down: Downstream) -> None:
 
 async def collect(ex: Exchange, down: Downstream, rows: tuple[BodyRow, ...], source: Source, most: int) -> bytes:
     """Read all of a request's body from *source* and pass it through *rows*. Raises `Answered` beyond *most* bytes."""
+    too_long = Reply(413, reason="gw.body_too_large", close=True)
+    if (ex.request.content_length or 0) > most and not any(changes for *_, changes in rows):
+        raise Answered(too_long)  # before a client that waits to be told sends it
     await _ask_for_body(ex, down)
     held, end = bytearray(), False
     while not end:
         chunk, end = source.take() or await source.receive()
         held += await filtered(ex, rows, chunk, end)
         if len(held) > most:
-            raise Answered(Reply(413, reason="gw.body_too_large", close=True))
+            raise Answered(too_long)
     return bytes(held)
 
 

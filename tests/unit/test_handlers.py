@@ -106,6 +106,15 @@ class TestBodies:
             stream.write(b"ok")
             assert (await read_answer(stream, "POST")).body == b"<ok>"
 
+    async def test_a_client_that_waits_with_too_long_a_body_is_told_so_at_once(self):
+        async def short(ex):
+            return Reply(200, await ex.read(4))
+
+        async with in_memory(ALONE, prepare=program(short=short)) as gateway:
+            head = b"POST /short HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
+            answer = await gateway.request(head, method="POST")
+            assert (answer.status, answer.interim) == (413, [])
+
     async def test_one_that_is_too_long_is_a_413_and_the_handler_is_over(self):
         went_on = []
 
