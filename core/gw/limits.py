@@ -407,6 +407,9 @@ SETTINGS_TIME: Final = 10.0
 CLOSING_GRACE: Final = 1.0
 """What plugins get to end their background work beyond the time to drain. Behaviour 17.8: nothing beyond it; nginx: no bound."""
 
+MAX_KEPT_MODELS: Final = 8
+"""Models of whole configurations, one for each set of plugins; building one takes tens of milliseconds. `re` keeps 512 patterns."""
+
 # --- figures -----------------------------------------------------------------
 
 MAX_LABEL_VALUES: Final = 256
@@ -414,6 +417,7 @@ MAX_LABEL_VALUES: Final = 256
 
 MAX_SERIES: Final = 10_000
 """Combinations of them in one figure. OpenTelemetry's SDKs stop at 2,000 an instrument."""
+
 # --- WebSocket ----------------------------------------------------------------
 
 MAX_WS_MESSAGE_SIZE: Final = 16 << 20

@@ -9,10 +9,14 @@ What the plugins' settings mean is the business of `gw.config`; what their filte
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -62,8 +66,7 @@ class Plugin:
 
 def available() -> tuple[Available, ...]:
     """Return every installed plugin, by name. Two distributions may use one name: then both are listed."""
-    found = {_described(point) for point in entry_points(group=GROUP)}
-    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.distribution, plugin.module)))
+    return tuple(sorted(_installed(), key=lambda plugin: (plugin.name, plugin.distribution, plugin.module)))
 
 
 def standard() -> tuple[str, ...]:
@@ -111,8 +114,8 @@ class PluginSet:
             raise PluginError(f"plugin {name!r} is named twice")
         what = f"plugin {name!r}"
         if module is None:
-            point = _find(name)
-            module, what = _import(name, point), f"{what} ({_described(point)})" if point.dist else what
+            found, point = _find(name)
+            module, what = _import(name, point), f"{what} ({found})" if point.dist else what
         made_for = getattr(module, "GW_API", None)
         if made_for is None:
             raise PluginError(f"{what} does not say which plugin API it is made for; add GW_API = {API} to its module")
@@ -183,16 +186,33 @@ def load(names: Iterable[str]) -> PluginSet:
     return plugins
 
 
-def _described(point: EntryPoint) -> Available:
-    if point.dist is None:
-        return Available(point.name, point.value, "", "")
-    return Available(point.name, point.value, point.dist.name, point.dist.version)
+def _installed() -> Mapping[Available, EntryPoint]:
+    """Return every installed plugin, and where it comes in."""
+    places = []
+    for folder in sys.path:
+        with suppress(OSError):
+            places.append((folder, Path(folder).stat().st_mtime_ns))
+    return _installed_in(tuple(places))
 
 
-def _find(name: str) -> EntryPoint:
+@lru_cache(maxsize=1)
+def _installed_in(places: tuple[tuple[str, int], ...]) -> Mapping[Available, EntryPoint]:  # noqa: ARG001 - the key
+    """Look at each distribution: some 10 ms. *places* are the folders of `sys.path`, and what installing changes of them."""
+    points: dict[Available, EntryPoint] = {}
+    described: dict[int, tuple[str, str]] = {}
+    for point in entry_points(group=GROUP):
+        dist = point.dist
+        if id(dist) not in described:
+            described[id(dist)] = ("", "") if dist is None else (dist.name, dist.version)
+        points[Available(point.name, point.value, *described[id(dist)])] = point
+    return points
+
+
+def _find(name: str) -> tuple[Available, EntryPoint]:
     if name.startswith(MODULE_PREFIX):
-        return EntryPoint(name, name.removeprefix(MODULE_PREFIX), GROUP)
-    points = {_described(point): point for point in entry_points(group=GROUP)}
+        module = name.removeprefix(MODULE_PREFIX)
+        return Available(name, module, "", ""), EntryPoint(name, module, GROUP)
+    points = _installed()
     known = sorted({plugin.name for plugin in points})
     same = [plugin for plugin in points if plugin.name == name]
     if len(same) > 1:
@@ -204,7 +224,7 @@ def _find(name: str) -> EntryPoint:
             f"installed: {', '.join(known) or 'none'}; a module of no distribution is named 'python:package.module'"
         )
         raise PluginError(f"no plugin {name!r} is installed; {f'did you mean {near[0]!r}?' if near else listed}")
-    return points[same[0]]
+    return same[0], points[same[0]]
 
 
 def _import(name: str, point: EntryPoint) -> ModuleType:

@@ -79,6 +79,19 @@ def test_our_own_plugins_are_installed_with_gw():
     assert "rewrite" in standard()
 
 
+def test_what_is_installed_while_the_process_runs_is_found(install):
+    install("one", "gwt_one", distribution="first")
+    names = {each.name for each in available()}
+    install("two", "gwt_two", distribution="second")
+    assert {each.name for each in available()} == {*names, "two"}
+
+
+def test_distributions_are_looked_at_once(monkeypatch):
+    available()
+    monkeypatch.setattr(plugins, "entry_points", None)
+    assert "rewrite" in standard()
+
+
 def test_a_module_needs_no_distribution(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "gwt_package").mkdir()
@@ -96,7 +109,7 @@ def test_a_name_that_is_not_installed_is_refused_with_the_one_that_was_meant(ins
 
 
 def test_a_name_like_no_other_is_refused_with_what_is_installed(monkeypatch):
-    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+    monkeypatch.setattr(plugins, "_installed", dict)
     assert refusal("xyz") == (
         "no plugin 'xyz' is installed; installed: none; a module of no distribution is named 'python:package.module'"
     )

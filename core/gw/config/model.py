@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -60,6 +61,7 @@ from gw.limits import (
     FLOOD_RESETS,
     FLOOD_SETTINGS,
     FLOOD_WINDOW_UPDATES,
+    MAX_KEPT_MODELS,
     MAX_WORKERS,
 )
 
@@ -562,8 +564,11 @@ def is_free(section: str) -> bool:
 
 def with_sections(sections: Iterable[Sections]) -> type[GatewayConfig]:
     """Return the model of a whole configuration: the core's keys, and *sections* at the levels where they are accepted."""
-    found = tuple(sections)
+    return _with_sections(tuple(sections))
 
+
+@lru_cache(maxsize=MAX_KEPT_MODELS)
+def _with_sections(found: tuple[Sections, ...]) -> type[GatewayConfig]:
     def fields(level: str, *, in_proxy: bool = False) -> dict[str, Any]:
         models = (
             (each.name, getattr(each, level)) for each in found if level != "upstream" or each.in_proxy == in_proxy

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from gw import Endpoint, Section, Sections
 from gw.config.model import GatewayConfig, is_free, with_sections
 from gw.config.upstream import HeaderRewriteConfig
+from gw.limits import MAX_KEPT_MODELS
 
 # Behaviour 4.1, 4.3, 4.4 and 4.5: a reference configuration that says nothing means this.
 REFERENCE_DEFAULTS = {
@@ -217,6 +218,15 @@ def test_sections_are_accepted_at_their_levels_only():
     assert config.limit.rate == 1
     assert [route.limit and route.limit.rate for route in config.routes] == [2, None]
     assert not hasattr(config.upstreams[0], "limit")
+
+
+def test_a_model_is_made_once_for_its_sections_and_not_kept_for_ever():
+    first = with_sections([Sections("limit", route=Limit)])
+    assert with_sections([Sections("limit", route=Limit)]) is first
+    assert with_sections([Sections("limit", gateway=Limit)]) is not first
+    for number in range(MAX_KEPT_MODELS):
+        with_sections([Sections(f"limit_{number}", route=Limit)])
+    assert with_sections([Sections("limit", route=Limit)]) is not first
 
 
 @pytest.mark.parametrize(
