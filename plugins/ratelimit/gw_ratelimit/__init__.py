@@ -82,7 +82,7 @@ def gw_check(config: Any) -> Iterable[Problem]:
 @hookimpl
 def gw_lifespan(ctx: Context) -> AbstractAsyncContextManager[None]:
     table, store = _shared_table(ctx, ctx.section()), _redis(ctx, ctx.section())
-    return _running(table, store, _leases(ctx), opens=any_under_way(ctx.config))
+    return _running(table, store, _leases(ctx), opens=store is None and any_under_way(ctx.config))
 
 
 @hookimpl
@@ -110,6 +110,8 @@ async def _running(
         try:
             yield
         finally:
+            if store is not None:
+                await store.settle()
             tasks.cancel_scope.cancel()
 
 

@@ -13,7 +13,18 @@ from typing import Final, Protocol, TypeAlias
 
 from gw_ratelimit.limits import LEAST_LEVEL
 
-__all__ = ["TOKEN", "FixedWindow", "Left", "Limit", "Periods", "SlidingWindow", "State", "TokenBucket", "Verdict"]
+__all__ = [
+    "TOKEN",
+    "Concurrency",
+    "FixedWindow",
+    "Left",
+    "Limit",
+    "Periods",
+    "SlidingWindow",
+    "State",
+    "TokenBucket",
+    "Verdict",
+]
 
 State: TypeAlias = tuple[int, int, int]
 
@@ -58,6 +69,15 @@ class Limit(Protocol):
 
     def window(self, now: int) -> int:
         """Return the seconds that the limit is for, as the client is told."""
+
+
+class Concurrency:
+    """So many requests under way, for one key. It has no state that time changes."""
+
+    __slots__ = ("kind", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.kind, self.limit = "concurrency", limit
 
 
 class TokenBucket:

@@ -6,18 +6,19 @@ allowed is `gw_ratelimit.algorithms`'s business, whose memory decides that of `g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from gw import Exchange, Filter, Key, Reply
-from gw_ratelimit.algorithms import Left, Limit, Verdict
+from gw_ratelimit.algorithms import Concurrency, Left, Limit, Verdict
 from gw_ratelimit.headers import Style, Tell, seconds
 from gw_ratelimit.keys import Read
 from gw_ratelimit.leases import Leases
 from gw_ratelimit.quick import Admit
 from gw_ratelimit.redis import RedisStore
-from gw_ratelimit.rules import Concurrency, Rule, matches
-from gw_ratelimit.stores import Ask, LocalStore, SharedStore, StoreAway
+from gw_ratelimit.rules import Rule, matches
+from gw_ratelimit.stores import Ask, Entry, LocalStore, SharedStore, StoreAway
 from gw_ratelimit.zones import Zone
 
 __all__ = ["Announcing", "Limiting", "Settling", "Stores", "filters"]
@@ -29,8 +30,8 @@ Only: TypeAlias = tuple[tuple[str, ...], Read, Admit, Zone, Tell | None]
 
 _SHOWN: Final[Key[Shown]] = Key("ratelimit.shown")
 """What the client is told about: the zone that denies, else the one with the least left, and the share that is."""
-_HELD: Final[Key[list[tuple[Zone, str, Leases | None, int]]]] = Key("ratelimit.held")
-"""Where this request counts as being under way: in this process, and if there are leases at which of their places."""
+_HELD: Final[Key[list[tuple[Zone, str, Callable[[], None] | None]]]] = Key("ratelimit.held")
+"""Where this request counts as being under way: for a key in this process, and what ends it where others see it, too."""
 _OWED: Final[Key[list[tuple[Rule, Ask]]]] = Key("ratelimit.owed")
 """Whom its response is charged to."""
 
@@ -136,6 +137,7 @@ class Limiting(Filter):
                 return None
         rules: list[Rule] = []
         asks: list[Ask] = []
+        entries: list[tuple[Rule, Entry]] = []
         for rule in self._rules:
             if rule.paths and not matches(path, rule.paths):
                 continue
@@ -146,29 +148,74 @@ class Limiting(Filter):
             if chosen is None:
                 continue
             if isinstance(chosen, Concurrency):
-                if (denial := self._enter(ex, rule, chosen, key)) is not None:
+                if self._redis is not None:
+                    entries.append((rule, Entry(rule.zone, chosen, key, rule.counts)))
+                elif (denial := self._enter(ex, rule, chosen, key)) is not None:
                     return denial
                 continue
             rules.append(rule)
             asks.append(Ask(rule.zone, chosen, key, rule.cost_of(ex) if rule.cost_header else rule.cost, rule.counts))
+        if self._redis is not None:
+            return await self._ask(ex, self._redis, entries, rules, asks) if asks or entries else None
         if not asks:
             return None
         try:
-            verdicts = self._decide(asks) if self._redis is None else await self._redis.decide(asks)
+            verdicts = self._decide(asks)
         except StoreAway as error:
             return self._without_store(ex, rules, asks, error)
         return self._conclude(ex, rules, asks, verdicts)
 
+    async def _ask(
+        self, ex: Exchange, redis: RedisStore, entries: list[tuple[Rule, Entry]], rules: list[Rule], asks: list[Ask]
+    ) -> Reply | None:
+        """Have *redis* decide about tokens and about requests under way, all in one."""
+        try:
+            verdicts = await redis.decide([*(entry for _, entry in entries), *asks])
+        except StoreAway as error:
+            return self._ask_nobody(ex, redis, entries, rules, asks, error)
+        for (rule, entry), verdict in zip(entries, verdicts, strict=False):
+            if rule.counts and not verdict[0]:
+                return self._too_many(ex, rule, entry.key)
+        reply = self._conclude(ex, rules, asks, verdicts[len(entries) :]) if asks else None
+        if reply is None:
+            for (rule, entry), verdict in zip(entries, verdicts, strict=False):
+                self._hold(ex, rule, entry.key, partial(redis.leave, entry), fits=verdict[0])
+        return reply
+
+    def _ask_nobody(
+        self,
+        ex: Exchange,
+        redis: RedisStore,
+        entries: list[tuple[Rule, Entry]],
+        rules: list[Rule],
+        asks: list[Ask],
+        error: StoreAway,
+    ) -> Reply | None:
+        """Decide as `on_store_error` says. What enters is counted by the store as soon as it is back."""
+        is_local = self._stores.on_error == "local"
+        fits = [not is_local or zone.in_flight.get(key, 0) < limit.limit for _, (zone, limit, key, _) in entries]
+        for _, entry in entries:
+            entry.zone.degraded += 1
+        for (rule, entry), fit in zip(entries, fits, strict=True):
+            if rule.counts and not fit:
+                return self._too_many(ex, rule, entry.key)
+        reply = self._without_store(ex, rules, asks, error)
+        if reply is None:
+            for (rule, entry), fit in zip(entries, fits, strict=True):
+                redis.enter(entry)
+                self._hold(ex, rule, entry.key, partial(redis.leave, entry), fits=fit)
+        return reply
+
     def _without_store(self, ex: Exchange, rules: list[Rule], asks: list[Ask], error: StoreAway) -> Reply | None:
-        """Decide as `on_store_error` says."""
+        """Decide about tokens as `on_store_error` says."""
         for ask in asks:
             ask.zone.degraded += 1
         ex.note(f"store away: {self._stores.on_error}", str(error))
-        if self._stores.on_error == "allow":
-            return None
         if self._stores.on_error == "deny":
             _leave(ex)
             return _STORE_AWAY
+        if self._stores.on_error == "allow" or not asks:
+            return None
         return self._conclude(ex, rules, asks, self._stores.local.decide(asks))
 
     def _conclude(self, ex: Exchange, rules: list[Rule], asks: list[Ask], verdicts: Sequence[Verdict]) -> Reply | None:
@@ -219,34 +266,38 @@ class Limiting(Filter):
 
     def _enter(self, ex: Exchange, rule: Rule, limit: Concurrency, key: str) -> Reply | None:
         """Count the request as under way, until it completes; return what to answer if it may not be."""
-        zone, leases, place = rule.zone, self._stores.leases, 0
-        under_way = zone.in_flight.get(key, 0)
-        fits = under_way < limit.limit
+        zone, leases = rule.zone, self._stores.leases
+        fits, leave = zone.in_flight.get(key, 0) < limit.limit, None
         if leases is not None:
             try:
                 place = leases.place(zone, key)
                 fits = leases.enter(place, limit.limit, counts=rule.counts)
+                leave = partial(leases.leave, place)
             except StoreAway as error:
-                leases = None
                 zone.degraded += 1
                 ex.note(f"store away: {self._stores.on_error}", str(error))
                 if self._stores.on_error == "deny":
                     _leave(ex)
                     return _STORE_AWAY
                 fits = fits or self._stores.on_error == "allow"
+        if rule.counts and not fits:
+            return self._too_many(ex, rule, key)
+        self._hold(ex, rule, key, leave, fits=fits)
+        return None
+
+    def _hold(self, ex: Exchange, rule: Rule, key: str, leave: Callable[[], None] | None, *, fits: bool) -> None:
+        """Count the request as under way until it completes, and *leave* then."""
+        zone = rule.zone
         if fits:
             zone.admitted += 1
-        elif rule.counts:
-            return self._too_many(ex, rule, key)
         else:
             zone.would_deny += 1
             ex.note("would deny", zone.name)
-        zone.in_flight[key] = under_way + 1
+        zone.in_flight[key] = zone.in_flight.get(key, 0) + 1
         held = ex.get(_HELD, None)
         if held is None:
             held = ex[_HELD] = []
-        held.append((zone, key, leases, place))
-        return None
+        held.append((zone, key, leave))
 
     def _too_many(self, ex: Exchange, rule: Rule, key: str) -> Reply:
         _leave(ex)
@@ -259,9 +310,9 @@ def _leave(ex: Exchange) -> None:
     """Let the request count as under way no more."""
     held = ex.get(_HELD, None)
     while held:
-        zone, key, leases, place = held.pop()
-        if leases is not None:
-            leases.leave(place)
+        zone, key, leave = held.pop()
+        if leave is not None:
+            leave()
         left = zone.in_flight[key] - 1
         if left:
             zone.in_flight[key] = left

@@ -15,6 +15,7 @@ __all__ = [
     "LEASED",
     "LEASED_KEYS",
     "LEASE_FILES",
+    "LEASE_TIME",
     "LEASING",
     "LEAST_LEVEL",
     "LOCK_TRIES",
@@ -22,6 +23,7 @@ __all__ = [
     "MAX_EXACT",
     "MAX_KEY",
     "MAX_QUEUED",
+    "MAX_SAID",
     "SAMPLED_SETS",
     "TABLE_ENTRIES",
     "TOP_KEYS",
@@ -88,6 +90,13 @@ BATCH: Final = 128
 
 MAX_QUEUED: Final = 4096
 """Decisions that wait for the store; those that come then are made as if it were away. Envoy: 1,024 pending requests a cluster."""
+
+LEASE_TIME: Final = 15.0
+"""Requests under way count in the store for so long unless they are said again, which happens three times as often. etcd's and
+Consul's leases: 10 s and more."""
+
+MAX_SAID: Final = 4096
+"""Keys of which the store is still to be told how many requests are under way; what is not told, it forgets in `LEASE_TIME`."""
 
 BREAKER_FAILURES: Final = 3
 """Failed calls in a row, after which the store is left alone for a while. Envoy's outlier detection: 5."""

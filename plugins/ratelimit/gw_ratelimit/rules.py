@@ -10,13 +10,12 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from gw import IDENTITY, Exchange, Reply
-from gw_ratelimit.algorithms import FixedWindow, Limit, Periods, SlidingWindow, TokenBucket
+from gw_ratelimit.algorithms import Concurrency, FixedWindow, Limit, Periods, SlidingWindow, TokenBucket
 from gw_ratelimit.keys import SEPARATOR, Read, claim_text, key_reader
 from gw_ratelimit.settings import Cost, Override, RateLimit, Tier, ZoneSettings
 from gw_ratelimit.zones import Zone
 
 __all__ = [
-    "Concurrency",
     "Rule",
     "any_under_way",
     "calendar",
@@ -26,15 +25,6 @@ __all__ = [
     "matches",
     "rule_of",
 ]
-
-
-class Concurrency:
-    """So many requests under way, for one key. It has no state that time changes."""
-
-    __slots__ = ("kind", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.kind, self.limit = "concurrency", limit
 
 
 @dataclass(frozen=True, slots=True)

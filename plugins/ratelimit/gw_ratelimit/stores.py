@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from gw_ratelimit import quick
-from gw_ratelimit.algorithms import Left, Limit, TokenBucket, Verdict
+from gw_ratelimit.algorithms import Concurrency, Left, Limit, TokenBucket, Verdict
 from gw_ratelimit.limits import BREAKER_TIME
 from gw_ratelimit.quick import Admit
 from gw_ratelimit.table import Busy
 from gw_ratelimit.zones import Cells, Zone
 
-__all__ = ["Ask", "LocalStore", "SharedStore", "StoreAway", "TableStore", "steady_ms", "wall_ms"]
+__all__ = ["Ask", "Entry", "LocalStore", "SharedStore", "StoreAway", "TableStore", "steady_ms", "wall_ms"]
 
 
 class Ask(NamedTuple):
@@ -28,6 +28,16 @@ class Ask(NamedTuple):
     cost: int
     counts: bool
     """Whether its denial is a denial; in a dry run it is not."""
+
+
+class Entry(NamedTuple):
+    """The part of a zone that counts requests under way: one more."""
+
+    zone: Zone
+    limit: Concurrency
+    key: str
+    counts: bool
+    """Whether its denial is a denial; in a dry run it is not, and what is too many is counted, too."""
 
 
 class StoreAway(Exception):
