@@ -65,6 +65,12 @@ class App:
         self._living: anyio.CancelScope | None = None
         self._users = 0
         self._turn = anyio.Lock()
+        self.active = self.answered = self.failed = 0
+        """Requests and WebSockets that it has now, that it is done with, and those of them in which it raised."""
+
+    def stats(self) -> dict[str, int]:
+        """Return its row of ``/stats``."""
+        return {"active": self.active, "answered": self.answered, "failed": self.failed}
 
     async def join(self, tasks: TaskGroup) -> None:
         """Have it start up if nobody else uses it; raises what `begin` raises. `leave` is due, even then."""
@@ -164,7 +170,7 @@ class AppTarget:
     buffers = False
 
     def __init__(self, app: App, name: str, root: str = "", strips: Callable[[Exchange], str] | None = None) -> None:
-        self._app, self._name, self._root, self._strips = app, name, root, strips
+        self.app, self._name, self._root, self._strips = app, name, root, strips
 
     def root(self, ex: Exchange) -> str:
         """Return the part of the path that leads to the application."""
@@ -182,7 +188,7 @@ class AppTarget:
         raise LookupError(f"{self._name} is an application, which the upstream {upstream!r} cannot replace")
 
     def take(self, attempt: Attempt) -> _Call:
-        return _Socket(self._app, self) if attempt._tunnel else _Call(self._app, self)
+        return _Socket(self.app, self) if attempt._tunnel else _Call(self.app, self)
 
     async def connect(self, attempt: Attempt, *, fresh: bool) -> _Call:
         return self.take(attempt)
@@ -286,13 +292,18 @@ class _Call:
     # --- the application's side ----------------------------------------------------
 
     async def _run(self) -> None:
+        app = self._app
+        app.active += 1
         try:
             with self._scope:
-                await self._app.app(self._scope_of(), self._receive, self._send)
+                await app.app(self._scope_of(), self._receive, self._send)
         except Exception as error:  # noqa: BLE001  # whatever it raises ends here
             if not _of_leaving(error):
+                app.failed += 1
                 self._raised(error)
         finally:
+            app.active -= 1
+            app.answered += 1
             self._is_over = True
             self._stir()
 

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
-from gw.applications import App, Mount
+from gw.applications import App, AppTarget, Mount
 from gw.chain import Chain
 from gw.compiler import Compiler, Proxied, Route
 from gw.config.apps import application
@@ -69,6 +69,7 @@ class Generation:
         self.paths = path_policy(loaded)
         self.router = Router(((r.info.name, r.match, r) for r in routes), self.paths)
         self.routes, self.unmatched = routes, unmatched
+        self.apps = {each.target.app.name: each.target.app for each in routes if isinstance(each.target, AppTarget)}
         for loser, winner in self.router.displaced:
             if loser.partition(" ")[0] != winner.partition(" ")[0]:  # not the bare companion of its own prefix
                 log.warning("route %r gives way to %r for some or all of its requests", loser, winner)

@@ -134,13 +134,13 @@ class Service:
                     "share": each.share,
                     "healthy": each.healthy,
                     "ejected": each.ejected,
-                    "active": each.active,
-                    "answered": each.answered,
-                    "failed": each.failed,
                 }
                 for each in self.endpoints.members
             ],
         }
+        if self.endpoints.watches:  # else nobody counts
+            for row, each in zip(found["endpoints"], self.endpoints.members, strict=True):
+                row |= {"active": each.active, "answered": each.answered, "failed": each.failed}
         if budget is not None:
             account = budget.account
             found["retry_budget"] = {

@@ -176,6 +176,8 @@ def snapshot(subject: Subject) -> dict[str, Any]:
         "upstream": {},
     }
     if generation is not None:
+        if generation.apps:
+            found["applications"] = {name: app.stats() for name, app in generation.apps.items()}
         services = [*generation.services.values()]
         found["upstream"] = {each.config.name: each.stats() for each in services}
         if services:

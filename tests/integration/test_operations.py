@@ -4,12 +4,16 @@ import contextlib
 import http.client
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -184,9 +188,57 @@ def test_top_shows_each_worker_and_upstream(serve, echo, gw):
     started = serve(to(echo) | {"workers": 2})
     get(started.port)
     lines = gw("top", "--once", "--every", "0.2").splitlines()
-    assert lines[0].endswith("serving  generation 1")
+    assert "  serving  generation 1  up 00:00:" in lines[0]
     words = [line.split()[0] for line in lines[3:] if line]
-    assert words == ["WORKER", "1", "2", "UPSTREAM", "upstream"]
+    assert words == ["WORKER", "1", "2", "UPSTREAM", "upstream", "ENDPOINT", f"127.0.0.1:{echo.port}"]
+
+
+class Terminal:
+    """`gw top` in a terminal of its own."""
+
+    def __init__(self, gw, size="24x90"):
+        ours, theirs = pty.openpty()
+        lines, columns = map(int, size.split("x"))
+        termios.tcsetwinsize(theirs, (lines, columns))
+        command = [sys.executable, "-m", "gw", "top", "-P", str(gw.pid_file), "--every", "0.2"]
+        surroundings = environment() | {"TERM": "xterm-256color"}
+        self.child = subprocess.Popen(
+            command, env=surroundings, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self._terminal, self._seen = ours, b""
+
+    def until(self, text):
+        """Wait until *text* was written."""
+        give_up = time.monotonic() + PATIENCE
+        while text not in self._seen:
+            assert time.monotonic() < give_up, self._seen[-3000:]
+            if select.select([self._terminal], [], [], 1)[0]:
+                self._seen += os.read(self._terminal, 65536)
+        self._seen = self._seen.partition(text)[2]
+
+    def interrupt(self):
+        self.child.send_signal(signal.SIGINT)
+        while select.select([self._terminal], [], [], 1)[0]:  # what it has to say it can say
+            try:
+                os.read(self._terminal, 65536)
+            except OSError:
+                break
+        return self.child.wait(PATIENCE)
+
+
+def test_top_follows_a_gateway_in_a_terminal_also_while_none_runs(serve, echo, gw):
+    started = serve(to(echo) | {"workers": 2})
+    terminal = Terminal(gw)
+    terminal.until(b"serving  generation 1")
+    terminal.until(b"ENDPOINT")
+    terminal.until(b"healthy")
+    started.close()
+    terminal.until(b"is not running")
+    terminal.until(b"Waiting for it")
+    with contextlib.closing(start_gateway(to(echo) | {"workers": 1}, folder=gw.folder, name="gw-1")) as again:
+        terminal.until(f"pid {again.pid}".encode())
+        assert terminal.interrupt() == 0
 
 
 def test_one_process_alone_has_no_supervisor(serve, echo, gw):

@@ -55,6 +55,27 @@ async def test_a_configuration_names_an_application_for_its_routes(installed):
             assert (seen["raw_path"], seen["root_path"]) == (path, root)
 
 
+async def test_its_figures_are_in_the_stats(installed):
+    async def app(scope, receive, send):
+        if scope["type"] == "http" and scope["path"] == "/bad":
+            raise ZeroDivisionError
+        await tells(scope, receive, send)
+
+    installed.app = app
+    config = {"upstreams": [hosted(proxy={"route_prefix": "/*rest"})]}
+
+    def prepare(gateway):
+        gateway.mount("/mounted", app)
+
+    async with in_memory(config, prepare=prepare) as gateway:
+        for path, status in (("/", 201), ("/", 201), ("/bad", 500), ("/mounted/x", 201)):
+            assert (await gateway.get(path)).status == status
+        assert gateway.gateway.stats()["applications"] == {
+            "installed:app": {"active": 0, "answered": 3, "failed": 1},
+            "app /mounted": {"active": 0, "answered": 1, "failed": 0},
+        }
+
+
 async def test_one_that_is_named_has_websockets(installed):
     installed.app = echoes
     config = {"upstreams": [hosted()], "routes": [{"match": {"prefix": "/"}, "upstream": "shop"}]}

@@ -68,6 +68,13 @@ async def test_a_route_sets_single_keys_of_its_upstreams_retries():
     assert (leg.policy.max_retries, leg.policy.buffer, leg.policy.max_retry_after) == (1, 7, 1.5)
 
 
+async def test_it_says_nothing_of_what_nobody_counts():
+    async with in_memory() as gateway:
+        assert (await gateway.get("/")).status == 200
+        (endpoint,) = gateway.gateway._current.now.services["upstream"].stats()["endpoints"]
+        assert not {"active", "answered", "failed"} & endpoint.keys()
+
+
 async def test_it_says_what_is_known_of_it():
     settings = {"health": {"active": {}, "outliers": {}}, "proxy": {"route_prefix": "/", "retry": {"budget": {}}}}
     config = {"upstreams": [{"name": "up", "host": "192.0.2.1", **settings}]}

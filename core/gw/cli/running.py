@@ -11,27 +11,45 @@ import click
 from gw.ops.control import ControlError, ask, beside
 from gw.ops.pid_file import PidFileError, running
 
-__all__ = ["answer_of", "pid_of"]
+__all__ = ["NoAnswer", "answer_of", "asked", "pid_of"]
+
+
+class NoAnswer(Exception):
+    """There is no gateway, or it refused; the text says which, and why."""
 
 
 def pid_of(pid_file: Path) -> int:
     """Return the pid of the gateway with *pid_file*. Says on standard error if there is none, and exits with 1."""
     try:
-        pid = running(pid_file)
-    except PidFileError as error:
-        click.echo(f"Error: {error}", err=True)
+        return _pid_of(pid_file)
+    except NoAnswer as error:
+        click.echo(str(error), err=True)
         raise click.exceptions.Exit(1) from error
-    if pid is None:
-        click.echo(f"gw is not running (pid file {pid_file}).", err=True)
-        raise click.exceptions.Exit(1)
-    return pid
 
 
 def answer_of(pid_file: Path, question: Mapping[str, Any], *, patience: float = 10.0) -> dict[str, Any]:
     """Ask the gateway with *pid_file*. Says on standard error what it refuses and why, and exits with 1."""
-    pid_of(pid_file)
+    try:
+        return asked(pid_file, question, patience=patience)
+    except NoAnswer as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(1) from error
+
+
+def asked(pid_file: Path, question: Mapping[str, Any], *, patience: float = 10.0) -> dict[str, Any]:
+    """Ask the gateway with *pid_file*; raises `NoAnswer`."""
+    _pid_of(pid_file)
     try:
         return ask(beside(pid_file), question, patience=patience)
     except ControlError as error:
-        click.echo(str(error), err=True)
-        raise click.exceptions.Exit(1) from error
+        raise NoAnswer(str(error)) from error
+
+
+def _pid_of(pid_file: Path) -> int:
+    try:
+        pid = running(pid_file)
+    except PidFileError as error:
+        raise NoAnswer(f"Error: {error}") from error
+    if pid is None:
+        raise NoAnswer(f"gw is not running (pid file {pid_file}).")
+    return pid

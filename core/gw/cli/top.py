@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gw.cli.configuration import pid_file_option
-from gw.cli.running import answer_of
-from gw.cli.table import table
+from gw.cli.page import Look, as_text, page
+from gw.cli.running import answer_of, asked
 
 __all__ = ["command"]
 
@@ -20,45 +23,24 @@ __all__ = ["command"]
 @click.option("--every", type=click.FloatRange(min=0.2), default=1.0, show_default=True, metavar="S", help="Seconds.")
 @click.option("--once", is_flag=True, help="Print the figures of one interval, and end.")
 def command(pid_file: str, every: float, once: bool) -> None:
-    """Show what a running gateway is doing, until Ctrl-C."""
+    """Show what a running gateway is doing, until Ctrl-C; once where the output is no terminal.
+
+    In a terminal it needs rich: pip install 'gw[top]'.
+    """
     path = Path(pid_file)
-    before, at = answer_of(path, {"do": "stats"}), time.monotonic()
-    while True:
+    before = _look(path, answer_of)
+    if once or not sys.stdout.isatty():
         time.sleep(every)
-        now, seen = answer_of(path, {"do": "stats"}), time.monotonic()
-        status = answer_of(path, {"do": "status"})
-        if not once:
-            click.clear()
-        click.echo(_shown(before, now, status, seen - at))
-        if once:
-            return
-        before, at = now, seen
+        click.echo(as_text(page(before, _look(path, answer_of))))
+        return
+    try:
+        live = import_module("gw.cli.live")
+    except ModuleNotFoundError as error:
+        if error.name != "rich":
+            raise
+        raise click.ClickException("in a terminal it needs rich: pip install 'gw[top]'; --once does not") from error
+    live.show(lambda: _look(path, asked), before, every)
 
 
-def _shown(before: dict[str, Any], now: dict[str, Any], status: dict[str, Any], seconds: float) -> str:
-    rate = (now["requests"]["total"] - before["requests"]["total"]) / seconds
-    connections = now["connections"]
-    accepted = (connections["total_accepted"] - before["connections"]["total_accepted"]) / seconds
-    lines = [
-        f"gw {status['version']}  pid {status['pid']}  {status['state']}  generation {status['generation']}",
-        f"{rate:.0f} requests/s, {now['requests']['active']} under way",
-        f"{connections['active']} connections, {accepted:.0f} new/s, {connections['total_rejected']} turned away",
-        "",
-    ]
-    spread = now.get("workers", {}).get("connections", {})
-    workers = [
-        (
-            str(each["number"]),
-            str(each["pid"]),
-            each["state"],
-            str(spread.get(str(each["number"]), "")),
-            str(each["restarts"]),
-        )
-        for each in status["workers"]
-    ]
-    lines += [table(("WORKER", "PID", "STATE", "CONNECTIONS", "RESTARTS"), workers), ""]
-    upstreams = [
-        (name, *(str(each["pool"][key]) for key in ("open", "idle", "waiting")))
-        for name, each in now["upstream"].items()
-    ]
-    return "\n".join([*lines, table(("UPSTREAM", "OPEN", "IDLE", "WAITING"), upstreams)])
+def _look(path: Path, ask: Callable[[Path, Mapping[str, Any]], dict[str, Any]]) -> Look:
+    return Look(ask(path, {"do": "stats"}), ask(path, {"do": "status"}), time.monotonic())
