@@ -566,6 +566,10 @@ class Gateway:
         handshakes.watch(shaken)
         websockets = self.figures.level("gw.websocket.active_connections", "{connections}", "WebSockets that are open")
         websockets.watch(lambda: (((), len(self.websockets.open)),))
+        frames = self.figures.counter(
+            "gw.websocket.frames", "{frames}", "Frames that clients sent or were sent", ("op", "direction")
+        )
+        frames.watch(self.websockets.frames)
 
     def _has_room(self) -> bool:
         """Tell whether one more connection may be had, and count it if not. Handshakes are connections, too."""

@@ -11,7 +11,7 @@ docs/websocket.md tells who is told what.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol as Interface, TypeAlias
 
@@ -19,7 +19,7 @@ import anyio
 
 from gw.filters import Close, Exchange, Message, Outcome, Reply
 from gw.http.handshake import Compression, normalised_origin, refusal_of
-from gw.http.websocket import FrameReader, FrameWriter, Ping
+from gw.http.websocket import OPCODE_NAMES, OPCODES, FrameReader, FrameWriter, Ping
 from gw.limits import WS_CLOSE_TIME
 from gw.net.deadlines import Deadlines
 from gw.net.stream import DeadlineExceeded, StreamLost
@@ -80,6 +80,17 @@ class Live:
     """How many there have been."""
     draining: bool = False
     """The gateway is stopping: no more are accepted."""
+    received: list[int] = field(default_factory=lambda: [0] * OPCODES)
+    """Frames that clients sent, by opcode."""
+    sent: list[int] = field(default_factory=lambda: [0] * OPCODES)
+    """Frames that clients were sent."""
+
+    def frames(self) -> Iterator[tuple[tuple[str, str], int]]:
+        """Yield how many there were, by what they are and the direction."""
+        for direction, counts in (("receive", self.received), ("send", self.sent)):
+            for opcode, name in OPCODE_NAMES.items():
+                if counts[opcode]:
+                    yield (name, direction), counts[opcode]
 
     def go_away(self, generation: int) -> int:
         """End those of *generation*; return how many there are."""
@@ -199,15 +210,18 @@ class Tunnel:
         self._goes_away = False
 
     def _side(self, end: End, far: End, *, is_client: bool) -> _Side:
-        agreed, gathers = self._compression, bool(self._from_client)
+        agreed, gathers, live = self._compression, bool(self._from_client), self._terms.live
+        relayed = None if gathers else live.sent
         reader = FrameReader(
             masked=is_client,
             limit=self._terms.max_message_size,
             inflater=agreed.inflater(of_client=is_client) if agreed is not None else None,
             gathers=gathers,
+            counts=live.received if is_client else relayed,
         )
         deflater = agreed.deflater(as_client=not is_client) if agreed is not None and gathers else None
-        return _Side(end, far, reader, FrameWriter(masks=not is_client, deflater=deflater))
+        writer = FrameWriter(masks=not is_client, deflater=deflater, counts=live.sent if is_client else None)
+        return _Side(end, far, reader, writer)
 
     async def run(
         self, client: End, upstream: End, spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]

@@ -150,9 +150,10 @@ class Link:
             limit=terms.max_message_size,
             inflater=compression.inflater(of_client=True) if compression is not None else None,
             gathers=True,
+            counts=terms.live.received,
         )
         deflater = compression.deflater(as_client=False) if compression is not None else None
-        self._writer = FrameWriter(masks=False, deflater=deflater)
+        self._writer = FrameWriter(masks=False, deflater=deflater, counts=terms.live.sent)
         self._goes_away = self._told = False
         self._over = anyio.Event()
         """Nothing more is read."""

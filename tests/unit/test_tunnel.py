@@ -118,6 +118,27 @@ class TestRelaying:
             await ws.upstream.send(frame(PONG, b"p"))
             assert await ws.client.take() == [(PONG, 1, b"p")]
 
+    @pytest.mark.parametrize("seen", [False, True], ids=["relayed", "seen by a filter"])
+    async def test_frames_are_counted_by_what_they_are_and_where_they_go(self, seen):
+        async with opened(plugins=plugins(Watching()) if seen else None) as ws:
+            await ws.client.send(sent(TEXT, b"a", fin=False), sent(PING), sent(CONTINUATION, b"b"), sent(BINARY, b"c"))
+            await ws.upstream.take()
+            await ws.upstream.send(frame(PONG), frame(TEXT, b"d"), frame(TEXT, b"e"))
+            await ws.client.send(closes(1000))
+            await ws.upstream.send(close(1000))
+            assert [each[0] for each in await ws.client.take()] == [PONG, TEXT, TEXT, CLOSE]
+            family = next(each for each in ws.gateway.gateway.figures if each.name == "gw.websocket.frames")
+            assert {labels: count.value for labels, count in family.rows().items()} == {
+                ("text", "receive"): 1,
+                ("continuation", "receive"): 1,
+                ("binary", "receive"): 1,
+                ("ping", "receive"): 1,
+                ("close", "receive"): 1,
+                ("text", "send"): 2,
+                ("pong", "send"): 1,
+                ("close", "send"): 1,
+            }
+
     async def test_a_slow_side_stops_the_other_and_memory_stays_bounded(self):
         async with opened() as ws:
             peer = ws.upstream.stream

@@ -101,6 +101,21 @@ async def test_an_embedding_program_has_handlers_of_its_own():
         tasks.cancel_scope.cancel()
 
 
+async def test_frames_are_counted():
+    async with serving(echo) as (gateway, client):
+        await client.send(sent(TEXT, b"a"), sent(PING), closes(1000))
+        assert [each[0] for each in await client.take()] == [PONG, TEXT, CLOSE]
+        counted = dict(gateway.gateway.websockets.frames())
+        assert counted == dict.fromkeys(
+            [
+                *((op, direction) for op in ("text", "close") for direction in ("receive", "send")),
+                ("ping", "receive"),
+                ("pong", "send"),
+            ],
+            1,
+        )
+
+
 async def test_messages_are_text_or_bytes_and_whole():
     got = []
 

@@ -19,6 +19,8 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "CONTINUATION",
+    "OPCODES",
+    "OPCODE_NAMES",
     "PING",
     "PONG",
     "TEXT",
@@ -36,6 +38,16 @@ BINARY: Final = 2
 CLOSE: Final = 8
 PING: Final = 9
 PONG: Final = 10
+OPCODES: Final = PONG + 1
+OPCODE_NAMES: Final = {
+    TEXT: "text",
+    BINARY: "binary",
+    CONTINUATION: "continuation",
+    PING: "ping",
+    PONG: "pong",
+    CLOSE: "close",
+}
+"""As figures name them (behaviour 17.5)."""
 
 _PROTOCOL_ERROR: Final = 1002
 _INVALID_DATA: Final = 1007
@@ -96,11 +108,13 @@ class FrameReader:
 
     *masked* says which side that is: a client's frames are masked, a server's are not. *limit* bounds a message,
     inflated, in bytes; 0 is none. With *gathers*, messages are put together and become events; without, `feed`
-    returns what may be passed on. After a `closed` or a `fault` nothing more is read.
+    returns what may be passed on. After a `closed` or a `fault` nothing more is read. In *counts* frames are counted
+    by opcode: all of a client's, and of a server's those that may be passed on.
     """
 
     __slots__ = (
         "_compressed",
+        "_counts",
         "_fin",
         "_frame_offset",
         "_gathers",
@@ -123,8 +137,15 @@ class FrameReader:
     )
 
     def __init__(
-        self, *, masked: bool, limit: int = 0, inflater: Inflater | None = None, gathers: bool = False
+        self,
+        *,
+        masked: bool,
+        limit: int = 0,
+        inflater: Inflater | None = None,
+        gathers: bool = False,
+        counts: list[int] | None = None,
     ) -> None:
+        self._counts = [0] * OPCODES if counts is None else counts
         self._masked, self._limit, self._inflater, self._gathers = masked, limit, inflater, gathers
         self.events: list[Message | Ping | Pong] = []
         """Pings that came, and when gathering also messages and pongs, in order. Who reads them empties it."""
@@ -267,6 +288,7 @@ class FrameReader:
             self._opcode, self._compressed = opcode, compressed
         self._fin = first >= _FIN
         self._left, self._frame_offset = length, 0
+        self._counts[opcode] += 1
         return body
 
     def _control(self, data: bytes, at: int, end: int, first: int, length: int) -> int:
@@ -285,14 +307,19 @@ class FrameReader:
         if self._masked:
             payload = apply_mask(payload, data[body - 4 : body])
         if opcode == CLOSE:
-            return -after if self._close(payload) else at
+            if not self._close(payload):
+                return at
+            self._counts[CLOSE] += self._masked
+            return -after
         if opcode == PING:
             self.events.append(Ping(payload))
         elif payload == self.own_ping and payload:
             self.own_ping = b""
+            self._counts[PONG] += self._masked
             return -after
         elif self._gathers:
             self.events.append(Pong(payload))
+        self._counts[opcode] += 1
         self._fin = False  # it may stand between the frames of a message, and ends none
         return after
 
@@ -386,12 +413,13 @@ class FrameReader:
 
 
 class FrameWriter:
-    """Makes the frames that are sent to one side; *masks* them where that is a server."""
+    """Makes the frames that are sent to one side; *masks* them where that is a server. In *counts* they are counted by opcode."""
 
-    __slots__ = ("_deflater", "_masks")
+    __slots__ = ("_counts", "_deflater", "_masks")
 
-    def __init__(self, *, masks: bool, deflater: Deflater | None = None) -> None:
+    def __init__(self, *, masks: bool, deflater: Deflater | None = None, counts: list[int] | None = None) -> None:
         self._masks, self._deflater = masks, deflater
+        self._counts = [0] * OPCODES if counts is None else counts
 
     def message(self, data: str | bytes) -> bytes:
         """Return a message as one frame."""
@@ -414,6 +442,7 @@ class FrameWriter:
         return self._frame(_FIN | CLOSE, close.code.to_bytes(2) + reason)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
+        self._counts[first & 0x0F] += 1
         size, mask = len(payload), _MASKED if self._masks else 0
         if size < 126:
             head = bytes((first, mask | size))
