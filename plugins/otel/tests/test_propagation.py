@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings, strategies as st
+from opentelemetry.trace import get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from gw_otel.propagation import Invalid, Parent, Propagation, read_tracestate
 
@@ -82,6 +85,41 @@ def test_a_valid_traceparent_is_followed(value, sampled):
 )
 def test_any_other_traceparent_begins_a_new_trace_and_is_counted(value, reason):
     assert extract([("traceparent", value), ("tracestate", "a=1")]) == (None, [("w3c", reason)])
+
+
+def mutated():
+    """Headers that are nearly right: a valid one of any version, with characters changed, put in or left out."""
+    digits = st.text("0123456789abcdef", min_size=1)
+    parts = st.tuples(
+        st.sampled_from(["00", "01", "cc", "fe", "ff"]),
+        digits.map(lambda text: (text * 32)[:32]) | st.just("0" * 32),
+        digits.map(lambda text: (text * 16)[:16]) | st.just("0" * 16),
+        digits.map(lambda text: (text * 2)[:2]),
+    )
+    whole = st.tuples(parts.map("-".join), st.sampled_from(["", "-", "-more", ".more", " "])).map("".join)
+    change = st.tuples(st.integers(0, 60), st.integers(0, 2), st.sampled_from(["", "-", "0", "f", "F", "g", " ", "."]))
+    return st.tuples(whole, st.lists(change, max_size=2)).map(changed)
+
+
+def changed(made):
+    text, changes = made
+    for at, gone, new in changes:
+        text = text[:at] + new + text[at + gone :]
+    return text
+
+
+@settings(max_examples=1000)
+@given(value=mutated())
+def test_the_sdk_finds_the_same_trace(value):
+    said = get_current_span(TraceContextTextMapPropagator().extract({"traceparent": value})).get_span_context()
+    found = context(value.strip(" \t"))  # as HTTP gives it to us
+    assert (found is not None) == said.is_valid, value
+    if found is not None:
+        assert (int(found.trace_id, 16), int(found.span_id, 16), found.sampled) == (
+            said.trace_id,
+            said.span_id,
+            said.trace_flags.sampled,
+        )
 
 
 def test_two_traceparents_are_none():
