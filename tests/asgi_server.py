@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 
 from gw.config.load import load
 from gw.gateway import Gateway
+from gw.net.network import Network
 from gw.served import Served
 from gw.testing import PATIENCE
 
@@ -61,10 +63,11 @@ class Server:
 
 
 @asynccontextmanager
-async def served(config=None, *, prepare=lambda gateway: None):
+async def served(config=None, *, prepare=lambda gateway: None, network=Network):
     """Have a gateway be an application that has started; yield it, and what asks it."""
     gateway = Gateway(load({"bind_port": 1, "plugins": [], **(config or {})}, environ={}))
     prepare(gateway)
+    gateway.serve = partial(gateway.serve, network=network)
     app, ends, told, states = Served(gateway), anyio.Event(), anyio.Event(), ["lifespan.shutdown", "lifespan.startup"]
     said = []
 

@@ -42,6 +42,7 @@ from gw.limits import CLOSING_GRACE
 from gw.listening import Place, certificate_of, places
 from gw.logs.access_log import AccessLog
 from gw.logs.log_files import LineSink
+from gw.net.deadlines import Deadlines
 from gw.net.network import Listener, Network
 from gw.net.stream import Stream
 from gw.net.tls import Watch
@@ -407,6 +408,11 @@ class Gateway:
 
     async def _own_stats(self) -> dict[str, Any]:
         return self.stats()
+
+    @property
+    def deadlines(self) -> Deadlines:
+        assert self._network is not None
+        return self._network.deadlines
 
     @property
     def accepted(self) -> int:

@@ -10,6 +10,7 @@ import anyio
 
 from gw.config.load import load
 from gw.downstream.asgi import AsgiStream
+from gw.downstream.asgi_websocket import AsgiSocket
 from gw.gateway import Gateway
 from gw.keys import Client
 
@@ -41,23 +42,27 @@ class Served:
     ) -> None:
         match scope["type"]:
             case "http":
-                await self._http(scope, receive, send)
+                await self._serve(AsgiStream, scope, receive, send)
             case "lifespan":
                 await self._lifespan(receive, send)
             case "websocket":
-                await receive()
-                await send({"type": "websocket.close", "code": 1000})
+                await self._serve(AsgiSocket, scope, receive, send)
             case other:
                 raise ValueError(f"{other!r} is nothing that the gateway speaks under another server")
 
-    async def _http(
-        self, scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
+    async def _serve(
+        self,
+        kind: type[AsgiStream],
+        scope: Event,
+        receive: Callable[[], Awaitable[Event]],
+        send: Callable[[Event], Awaitable[None]],
     ) -> None:
         if self.gateway.generation == 0:
             raise RuntimeError("the gateway has not started: run it with the server's lifespan on")
         ip, port = scope.get("client") or ("", 0)
-        client = Client(ip, ip, port, scope.get("scheme", "http"), trusted=self.gateway.trusts(ip))
-        await AsgiStream(self.gateway, client, receive, send).serve(scope)
+        scheme = "https" if scope.get("scheme") in {"https", "wss"} else "http"
+        client = Client(ip, ip, port, scheme, trusted=self.gateway.trusts(ip))
+        await kind(self.gateway, client, receive, send).serve(scope)
 
     async def _lifespan(
         self, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]

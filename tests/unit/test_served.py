@@ -35,20 +35,6 @@ async def test_a_request_is_answered_and_nothing_listens():
         assert (await ask(Server(b""), b"/stats")).status == 200
 
 
-async def test_websockets_are_refused():
-    async with served() as (gateway, _):
-        said = []
-
-        async def receive():
-            return {"type": "websocket.connect"}
-
-        async def send(event):
-            said.append(event)
-
-        await Served(gateway)({"type": "websocket"}, receive, send)
-        assert [event["type"] for event in said] == ["websocket.close"]
-
-
 async def test_a_gateway_that_cannot_start_says_why():
     async def fails(scope, receive, send):
         await receive()

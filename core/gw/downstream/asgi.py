@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any, Final, NoReturn, Protocol as Interface
+from typing import TYPE_CHECKING, Any, Final, Protocol as Interface
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,20 +16,30 @@ from anyio.abc import TaskGroup
 from gw.downstream.http1 import Http1Settings
 from gw.failures import BodyTimeout, BodyTooLarge, ClientGone
 from gw.filters import Exchange, Outcome, Reply, Request, Response
-from gw.http.framing import Refusal, frame_request
+from gw.http.framing import Fields, Refusal, frame_request
+from gw.http.pseudo import trailer_fields
 from gw.http.write import HOP_BY_HOP
 from gw.keys import Client
+from gw.net.deadlines import Deadlines
 
-__all__ = ["AsgiStream"]
+if TYPE_CHECKING:
+    from gw.tunnel import End
+
+__all__ = ["AsgiStream", "request_of"]
 
 Event = MutableMapping[str, Any]
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
+_TRAILERS: Final = "http.response.trailers"
+_HINTS: Final = "http.response.early_hint"
 
 
 class Host(Interface):
     """What a request is carried for: the gateway."""
 
     http1: Http1Settings
+
+    @property
+    def deadlines(self) -> Deadlines: ...
 
     async def handle(self, ex: Exchange, down: AsgiStream, refusal: Reply | None = None) -> None:
         """Carry *ex* to its end, or answer *refusal*. Raises only cancellation."""
@@ -54,18 +64,22 @@ class AsgiStream:
         self._waiting: tuple[bytes, bool] | None = None
         """Of the request's body, what nobody has taken yet."""
         self._reads = self._is_broken = self._discards = self._has_left = False
+        self._has_trailers = self._has_hints = False
+        """Whether the server takes trailers and early hints."""
 
     async def serve(self, scope: Event) -> None:
         """Answer the request that *scope* tells of. Raises `RuntimeError` to break an answer off."""
         refusal: Reply | None = None
         try:
-            request = _request_of(scope, self._host.http1)
+            request = request_of(scope, self._host.http1)
         except Refusal as error:
             request, text = Request("", ""), (("content-type", "text/plain"),)
             refusal = Reply(error.status, str(error).encode(), text, "gw.bad_request", close=True)
         if scope["http_version"] not in _VERSIONS and request.content_length is None and refusal is None:
             await self._take_in()  # nothing in a head of HTTP/2 says whether there is a body
             request.has_body = self._waiting != (b"", True)
+        extensions = scope.get("extensions") or {}
+        self._has_trailers, self._has_hints = _TRAILERS in extensions, _HINTS in extensions
         self._ex = ex = Exchange(request, self._client)
         ex.started = time.monotonic()
         async with anyio.create_task_group() as self._tasks:
@@ -128,9 +142,12 @@ class AsgiStream:
     # --- the response ------------------------------------------------------------------
 
     async def send_interim(self, response: Response) -> None:
-        """Drop it: ASGI has none. Reading on makes servers say ``100 Continue``."""
+        """Pass on the links of early hints, where the server can. Reading on makes servers say ``100 Continue``."""
         if response.status == 100:
             self._read_on()
+        elif response.status == 103 and self._has_hints:
+            links = [value for name, value in response.headers.raw if name == b"link"]
+            await self._say({"type": _HINTS, "links": links})
 
     async def start(self, ex: Exchange, chunk: bytes, end: bool) -> None:
         response = ex.response
@@ -144,7 +161,9 @@ class AsgiStream:
             fields.append((b"server", self._host.http1.server))
         if self.via:
             fields.append((b"via", self.via))
-        await self._say({"type": "http.response.start", "status": response.status, "headers": fields})
+        self._has_trailers = self._has_trailers and not self._discards
+        started = {"type": "http.response.start", "status": response.status, "headers": fields}
+        await self._say(started | {"trailers": True} if self._has_trailers else started)
         if self._discards:
             await self._say({"type": "http.response.body", "body": b"", "more_body": False})
         else:
@@ -154,6 +173,12 @@ class AsgiStream:
         if not self._discards:
             self._ex.bytes_sent += len(chunk)
             await self._say({"type": "http.response.body", "body": bytes(chunk), "more_body": not end})
+            if end and self._has_trailers:
+                await self._say({"type": _TRAILERS, "headers": self._last_fields(), "more_trailers": False})
+
+    def _last_fields(self) -> Fields:
+        response = self._ex.response
+        return [] if response is None else trailer_fields(response.trailers)
 
     async def _say(self, event: Event) -> None:
         try:
@@ -168,14 +193,14 @@ class AsgiStream:
     def reset(self) -> None:
         self._is_broken = True
 
-    def tunnel(self, go_away: Callable[[], None]) -> NoReturn:
-        raise AssertionError("nothing that another server took can be upgraded")
+    def tunnel(self, go_away: Callable[[], None]) -> End:
+        raise AssertionError("only what the server took as a WebSocket is one")
 
     def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.start_soon(run)
 
 
-def _request_of(scope: Event, settings: Http1Settings) -> Request:
+def request_of(scope: Event, settings: Http1Settings) -> Request:
     """Make the request that *scope* tells of; raises `Refusal`."""
     target: bytes = scope.get("raw_path") or b""
     if not target:

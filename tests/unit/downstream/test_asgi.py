@@ -9,7 +9,10 @@ import pytest
 from asgi_in_memory import body_of, only_http, say, tells
 from asgi_server import Server, served
 
+from gw.filters import Headers, Reply
 from gw.testing import PATIENCE
+from gw.testing.gateway import Upstream
+from gw.testing.memory import MemoryNetwork
 
 
 def mounts(app):
@@ -147,3 +150,36 @@ async def test_a_client_that_waits_is_asked_for_its_body_when_somebody_wants_it(
         assert (server.body, server.asked > 0) == (b"ok", True)
         server = Waits(b"ok")
         assert ((await ask(server, b"/early", "POST", (*fields, (b"host", b"b")))).status, server.asked) == (400, 1)
+
+
+async def test_early_hints_and_trailers_are_passed_on_where_the_server_takes_them():
+    async def page(ex):
+        await ex.send_interim(102)
+        await ex.send_interim(103, Headers.of([("link", "</a.css>; rel=preload"), ("x-other", "1")]))
+        return Reply(200, b"page")
+
+    script = Upstream(
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n"
+    )
+    both = {"extensions": {"http.response.trailers": {}, "http.response.early_hint": {}}}
+    config = {"upstreams": [{"name": "up", "host": "192.0.2.1", "proxy": {"route_prefix": "/up"}}]}
+
+    def network(tasks):
+        return MemoryNetwork(tasks, {"192.0.2.1:80": script})
+
+    async with served(config, prepare=lambda gateway: gateway.get("/page", page), network=network) as (_, ask):
+        server = await ask(Server(b""), b"/page", **both)
+        assert server.said[0] == {"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload"]}
+        assert (server.said[1]["trailers"], server.said[-1]["headers"]) == (True, [])
+        assert [event["type"] for event in (await ask(Server(b""), b"/page")).said] == [
+            "http.response.start",
+            "http.response.body",
+        ]
+        server = await ask(Server(b""), b"/up", **both)
+        assert server.said[-1] == {
+            "type": "http.response.trailers",
+            "headers": [(b"x-sum", b"1")],
+            "more_trailers": False,
+        }
+        assert "trailers" not in (await ask(Server(b""), b"/up")).said[0]
+        assert "trailers" not in (await ask(Server(b""), b"/up", "HEAD", **both)).said[0]
