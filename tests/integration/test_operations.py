@@ -140,7 +140,8 @@ def test_a_worker_that_is_killed_loses_its_own_requests_and_another_one_follows(
 def scraped(port):
     """The requests that /metrics has counted of all workers, and the connections that are open."""
     text = get(port, "/metrics")[1].decode()
-    found = {"requests": 0.0, "open": 0.0, "process": float("process_cpu_seconds_total" in text)}
+    found = {"requests": 0.0, "open": 0.0, "started": float("process_start_time_seconds" in text)}
+    assert "process_cpu_seconds_total" in text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "http_server_request_duration_seconds_count":
@@ -160,7 +161,7 @@ def test_metrics_are_those_of_all_workers_and_never_fall(serve, echo, gw, worker
             connection = stack.enter_context(connect(started.port))
             connection.sendall(GET)
             read_until(connection, b"\r\n\r\n")
-        wanted = {"requests": 8, "open": 9, "process": workers == 1}
+        wanted = {"requests": 8, "open": 9, "started": workers == 1}
         until(lambda: scraped(started.port) == wanted, "each of them is counted")
     if workers == 2:
         victim = gw.status()["workers"][0]["pid"]

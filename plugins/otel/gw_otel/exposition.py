@@ -20,6 +20,7 @@ from prometheus_client.samples import Exemplar
 
 from gw import Exchange, Figures, LocalRoute, Reply
 from gw_otel.limits import SLICE
+from gw_otel.process import CLASSIC
 from gw_otel.records import Metric, Point, Resource, metrics_of
 
 __all__ = ["OPENMETRICS", "TEXT", "accepts_openmetrics", "endpoint", "exposed", "rendered", "sanitised"]
@@ -43,7 +44,7 @@ def sanitised(name: str) -> str:
 def exposed(metric: Metric) -> Exposed:
     """Return *metric* as the client library has it."""
     unit = "" if metric.unit.startswith("{") else _UNITS.get(metric.unit, sanitised(metric.unit))
-    name = sanitised(metric.name).removesuffix("_total")
+    name = CLASSIC.get(metric.name) or sanitised(metric.name).removesuffix("_total")
     if unit and not name.endswith(f"_{unit}"):
         name = f"{name}_{unit}"
     kind = "gauge" if metric.kind == "level" else metric.kind
@@ -97,9 +98,19 @@ class _Nowhere:
     def register(self, collector: Any) -> None: ...
 
 
+class _Rest:
+    """Of the client library's figures of this process those that `gw_otel.process` has not."""
+
+    def __init__(self, collector: _Collector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterator[Exposed]:
+        return (each for each in self._collector.collect() if each.name not in CLASSIC.values())
+
+
 def _process() -> list[_Collector]:
     nowhere: Any = _Nowhere()
-    return [ProcessCollector(registry=nowhere), GCCollector(registry=nowhere)]
+    return [_Rest(ProcessCollector(registry=nowhere)), GCCollector(registry=nowhere)]
 
 
 async def rendered(
@@ -185,7 +196,8 @@ def endpoint(
 ) -> LocalRoute:
     """Return the route that answers scrapes with what *gather* gives; switched off it answers 404.
 
-    Of a process that is not alone the figures of the process itself are left out: each scrape would have those of another.
+    *process* adds what cannot be summed, such as when it started. Of one that is not alone that is left out: each scrape
+    would have that of another.
     """
     collectors = _process() if process else []
     warned: set[str] = set()

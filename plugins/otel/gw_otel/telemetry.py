@@ -14,6 +14,7 @@ from gw_otel.destination import Destination, destination, has_destination, resou
 from gw_otel.export import LogBatches, Push, Readings, SpanBatches
 from gw_otel.filter import MessageTelemetry, Telemetry, Tracing, log_of
 from gw_otel.instruments import Instruments
+from gw_otel.process import OwnProcess
 from gw_otel.propagation import Propagation
 from gw_otel.protobuf import Protobuf
 from gw_otel.protojson import Json
@@ -36,6 +37,9 @@ class Observed:
         self._encoders: dict[str, Json | Protobuf] = {}
         self._resource = resource_of(asked.resource, environ, ctx.log)
         self._instruments = Instruments(ctx.figures, asked.metrics.histogram_buckets)
+        metrics = asked.metrics
+        if metrics.is_scraped and metrics.enabled and metrics.prometheus.process:
+            self._process = ctx.shared("process", lambda: OwnProcess(ctx.figures))
         self._spans: SpanBatches | None = None
         self._logs: LogBatches | None = None
         self._readings: Readings | None = None

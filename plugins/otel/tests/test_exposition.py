@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from pathlib import Path
 
 import anyio
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.process_collector import ProcessCollector
 
 from gw import Client, Exchange, Headers, Request
 from gw.figures import Figures
 from gw_otel.exposition import OPENMETRICS, TEXT, _process, accepts_openmetrics, endpoint, rendered, sanitised
+from gw_otel.process import CLASSIC, OwnProcess
 
 RESOURCE = [("service.name", "gw"), ("k8s.pod-name", 'a"b\\c\nd')]
 LOG = logging.getLogger("gw.otel")
@@ -198,18 +204,42 @@ def request(accept=""):
 
 @pytest.mark.parametrize(("accept", "content_type"), [(BOTH, OPENMETRICS), ("", TEXT)])
 async def test_the_endpoint_says_which_format_it_is(accept, content_type):
-    scrape = endpoint("/metrics", *counted_alone(), RESOURCE, LOG, is_on=True, process=True).handler
+    figures, gather = counted_alone()
+    own = OwnProcess(figures)
+    scrape = endpoint("/metrics", figures, gather, RESOURCE, LOG, is_on=True, process=True).handler
     reply = await scrape(request(accept))
     assert (reply.status, dict(reply.headers)["content-type"]) == (200, content_type)
     text = reply.body.decode()
     families = {each.name for each in (parse_openmetrics if accept else parse_text)(text)}
-    assert {"process_cpu_seconds", "process_open_fds", "python_gc_collections"} <= families
+    assert {"process_start_time_seconds", "process_max_fds", "python_gc_collections"} <= families
+    assert {*CLASSIC.values()} <= families
+    del own
 
 
 async def test_the_process_is_left_out_when_asked():
     text = await text_of(Figures(), collectors=())
     assert "process_" not in text
     assert "process_" in await text_of(Figures(), collectors=_process())
+
+
+def test_the_figures_of_a_process_are_what_the_client_library_says_and_add_up():
+    figures = Figures()
+    own = OwnProcess(figures)
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(Path(os.devnull).open())
+        rows = {each.name: each.rows()[()].value for each in figures if each.name in CLASSIC}
+        theirs = {each.name: each.samples[0].value for each in ProcessCollector(registry=CollectorRegistry()).collect()}
+    for name, classic in CLASSIC.items():
+        assert rows[name] == pytest.approx(theirs[classic], rel=0.2), name
+    both = Figures()
+    packed = [family.packed() for family in figures]
+    both.add(packed)
+    both.add(packed)
+    memory = next(each for each in both if each.name == "process.memory.usage")
+    assert memory.rows()[()].value == pytest.approx(2 * rows["process.memory.usage"], rel=0.2)
+    del own
+    assert not any(each.rows() for each in figures), "nobody holds it any more"
 
 
 async def test_an_endpoint_that_is_switched_off_is_not_there():
