@@ -34,7 +34,7 @@ def problems(config: Any, environ: Mapping[str, str] = os.environ) -> Iterator[P
     asked: Observability | None = config.observability
     if asked is None:
         return
-    upstreams = [upstream.name for upstream in config.upstreams]
+    upstreams = {upstream.name: upstream for upstream in config.upstreams}
     for signal, otlp, pushes in (
         ("traces", asked.traces.otlp, bool(asked.traces.exporter)),
         ("metrics", asked.metrics.otlp, "otlp_http" in (asked.metrics.exporter, *asked.metrics.exporter)),
@@ -59,9 +59,14 @@ def _library(at: Where, module: str, distribution: str) -> Iterator[Problem]:
 
 
 def _destination(
-    at: Where, otlp: Otlp, pushes: bool, upstreams: list[str], environ: Mapping[str, str]
+    at: Where, otlp: Otlp, pushes: bool, upstreams: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Iterator[Problem]:
-    if otlp.upstream and otlp.upstream not in upstreams:
+    upstream = upstreams.get(otlp.upstream)
+    if upstream is not None and not upstream.addresses():
+        what = "a service (srv)" if upstream.services() else "an application"
+        message = f"{otlp.upstream!r} is {what}, and a collector is called at a host; name another upstream"
+        yield Problem((*at, "otlp", "upstream"), message)
+    if otlp.upstream and upstream is None:
         near = get_close_matches(otlp.upstream, upstreams, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         yield Problem((*at, "otlp", "upstream"), f"there is no upstream {otlp.upstream!r}{hint}")

@@ -7,11 +7,15 @@ import pytest
 from gw.config.load import load
 from gw_otel.checks import problems
 
-UP = [{"name": "collector", "host": "192.0.2.9", "port": 4318}]
+UP = [
+    {"name": "collector", "host": "192.0.2.9", "port": 4318},
+    {"name": "service", "endpoints": [{"srv": "_otlp._tcp.a.example"}]},
+    {"name": "app", "endpoints": [{"asgi": "asyncio:run"}]},
+]
 
 
 def found(section, environ=None):
-    config = load({"upstreams": UP, "plugins": ["otel"]}, environ={}).config
+    config = load({"upstreams": UP, "dns": {"resolver": "dnspython"}, "plugins": ["otel"]}, environ={}).config
     section = type(config).model_fields["observability"].annotation.__args__[0].model_validate(section)
     return [
         (".".join(map(str, each.path[1:])), each.message, each.level)
@@ -34,6 +38,13 @@ def test_an_upstream_must_be_one():
     assert found(asked) == [
         ("traces.otlp.upstream", "there is no upstream 'colector' (did you mean 'collector'?)", "error")
     ]
+
+
+@pytest.mark.parametrize(("name", "what"), [("service", "a service (srv)"), ("app", "an application")])
+def test_a_collector_has_a_host(name, what):
+    asked = {"traces": {"otlp": {"upstream": name}}}
+    message = f"'{name}' is {what}, and a collector is called at a host; name another upstream"
+    assert found(asked) == [("traces.otlp.upstream", message, "error")]
 
 
 def test_there_is_one_way_to_a_collector():
@@ -61,5 +72,5 @@ def test_a_library_that_is_missing_is_asked_for_before_anything_starts(monkeypat
 
 
 def test_without_the_section_nothing_is_wrong():
-    config = load({"upstreams": UP, "plugins": ["otel"]}, environ={}).config
+    config = load({"upstreams": UP[:1], "plugins": ["otel"]}, environ={}).config
     assert list(problems(config, {})) == []
