@@ -70,6 +70,7 @@ async def test_its_figures_are_in_the_stats(installed):
     async with in_memory(config, prepare=prepare) as gateway:
         for path, status in (("/", 201), ("/", 201), ("/bad", 500), ("/mounted/x", 201)):
             assert (await gateway.get(path)).status == status
+        await gateway.network.settle()
         assert gateway.gateway.stats()["applications"] == {
             "installed:app": {"active": 0, "answered": 3, "failed": 1},
             "app /mounted": {"active": 0, "answered": 1, "failed": 0},
