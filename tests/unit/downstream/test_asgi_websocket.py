@@ -59,8 +59,8 @@ async def asks(ask, client, path=b"/ws", fields=FIELDS, **more):
 
 
 @asynccontextmanager
-async def opened():
-    """Yield what plays the server of an accepted WebSocket, and its upstream."""
+async def proxied():
+    """Run a gateway with an upstream; yield it, what asks it, the upstream's connections and the network."""
     backlog, networks = Backlog(), []
 
     def network(tasks):
@@ -68,19 +68,26 @@ async def opened():
         return networks[0]
 
     config = {"upstreams": [{"name": "up", "host": "192.0.2.1", "proxy": {"route_prefix": "/ws"}}]}
-    async with served(config, network=network) as (gateway, ask), anyio.create_task_group() as tasks:
+    async with served(config, network=network) as (gateway, ask):
+        yield gateway, ask, backlog, networks[0]
+
+
+@asynccontextmanager
+async def opened():
+    """Yield what plays the server of an accepted WebSocket, and its upstream."""
+    async with proxied() as (_, ask, backlog, network), anyio.create_task_group() as tasks:
         client = Client()
         tasks.start_soon(asks, ask, client)
         peer = await backlog.accept()
         request = await peer.read_until(b"\r\n\r\n")
         peer.write(answer(request))
         await client.until(1)
-        yield client, Half(peer, masked=True, settle=networks[0].settle, head=request), gateway
+        yield client, Half(peer, masked=True, settle=network.settle, head=request)
         peer.abort()
 
 
 async def test_messages_go_both_ways_and_the_close_too():
-    async with opened() as (client, upstream, _):
+    async with opened() as (client, upstream):
         assert b"sec-websocket-extensions" not in upstream.head
         assert b"x-forwarded-proto: https" in upstream.head
         client.sends("up")
@@ -95,7 +102,7 @@ async def test_messages_go_both_ways_and_the_close_too():
 
 
 async def test_the_upstream_may_end_it():
-    async with opened() as (client, upstream, _):
+    async with opened() as (client, upstream):
         await upstream.send(frame(TEXT, b"last"), close(4001, b"so long"))
         await client.until(3)
         assert client.said[-1] == {"type": "websocket.close", "code": 4001, "reason": "so long"}
@@ -104,7 +111,7 @@ async def test_the_upstream_may_end_it():
 
 
 async def test_pings_of_the_upstream_are_answered_here():
-    async with opened() as (client, upstream, _):
+    async with opened() as (client, upstream):
         await upstream.send(frame(PING, b"p"))
         assert await upstream.take() == [(PONG, 1, b"p")]
         client.leaves()
@@ -113,7 +120,7 @@ async def test_pings_of_the_upstream_are_answered_here():
 
 
 async def test_a_client_that_leaves_without_a_word_is_reported():
-    async with opened() as (client, upstream, _):
+    async with opened() as (client, upstream):
         client.leaves(1006)
         assert await upstream.take() == [(CLOSE, 1, (1001).to_bytes(2) + b"The client has left")]
         await upstream.send(close(1001))
@@ -204,19 +211,12 @@ async def test_a_client_that_takes_nothing_holds_the_handler_back_and_one_that_i
 
 
 async def test_a_client_that_leaves_before_it_is_accepted_leaves_nothing():
-    backlog, networks = Backlog(), []
-
-    def network(tasks):
-        networks.append(MemoryNetwork(tasks, {"192.0.2.1:80": backlog}))
-        return networks[0]
-
-    config = {"upstreams": [{"name": "up", "host": "192.0.2.1", "proxy": {"route_prefix": "/ws"}}]}
-    async with served(config, network=network) as (gateway, ask), anyio.create_task_group() as tasks:
+    async with proxied() as (gateway, ask, backlog, network), anyio.create_task_group() as tasks:
         client = Client()
         tasks.start_soon(asks, ask, client)
         peer = await backlog.accept()
         await peer.read_until(b"\r\n\r\n")
         client.leaves(1006)
-        await networks[0].settle()
+        await network.settle()
         assert (client.said, gateway.stats()["requests"]["active"]) == ([], 0)
         peer.abort()
