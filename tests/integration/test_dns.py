@@ -32,15 +32,15 @@ def settings(server, port=1, **dns):
 
 
 @asynccontextmanager
-async def upstream(text):
-    """Run an upstream that answers *text*; gives its port."""
+async def upstream(text, ill=()):
+    """Run an upstream that answers *text*, with 503 while that is among *ill*; gives its port."""
 
     async def serve(stream):
         async with stream:
             await stream.receive()
-            await stream.send(
-                b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text)
-            )
+            status = b"503 Service Unavailable" if text in ill else b"200 OK"
+            head = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (status, len(text))
+            await stream.send(head + text)
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
@@ -63,10 +63,10 @@ async def serving(configuration):
             gateway.stop()
 
 
-async def get(gateway):
+async def get(gateway, cookie=b""):
     got = b""
     async with await anyio.connect_tcp(*gateway.addresses["main"]) as client:
-        await client.send(GET)
+        await client.send(GET[:-2] + (b"cookie: %b\r\n" % cookie if cookie else b"") + b"\r\n")
         try:
             while True:
                 got += await client.receive()
@@ -135,15 +135,39 @@ async def test_a_name_server_that_cannot_be_reached_does_not_keep_the_gateway_fr
         assert (await get(gateway)).startswith(b"HTTP/1.1 502 ")
 
 
+def service(server, **more):
+    configuration = settings(server, lookup_family="v4_only")
+    configuration["upstreams"][0] |= {"endpoints": [{"srv": "_http._tcp.api.example"}], **more}
+    del configuration["upstreams"][0]["host"], configuration["upstreams"][0]["port"]
+    return configuration
+
+
 async def test_a_service_is_followed_to_its_ports(soon):
     async with upstream(b"one") as one, upstream(b"other") as other:
         zone = {"_http._tcp.api.example": [f"0 SRV 0 1 {one} a.example."], "a.example": ["0 A 127.0.0.1"]}
         with name_server(zone) as server:
-            configuration = settings(server, lookup_family="v4_only")
-            configuration["upstreams"][0] |= {"endpoints": [{"srv": "_http._tcp.api.example"}]}
-            del configuration["upstreams"][0]["host"], configuration["upstreams"][0]["port"]
-            async with serving(configuration) as gateway:
+            async with serving(service(server)) as gateway:
                 assert (await get(gateway)).endswith(b"one")
                 zone["_http._tcp.api.example"] = [f"0 SRV 0 1 {other} a.example."]
                 while not (await get(gateway)).endswith(b"other"):
                     await anyio.lowlevel.checkpoint()
+
+
+async def test_a_client_stays_with_its_endpoint_of_a_service_until_that_is_ejected():
+    sticky = {"cookie": "at", "secret": "at-least-16-characters"}
+    outliers = {"consecutive_gateway_failures": 2, "consecutive_5xx": 0}
+    ill = set()
+    async with upstream(b"-one", ill) as one, upstream(b"-two", ill) as two:
+        records = [f"5 SRV 0 1 {port} a.example." for port in (one, two)]
+        zone = {"_http._tcp.api.example": records, "a.example": ["5 A 127.0.0.1"]}
+        with name_server(zone) as server:
+            more = {"balance": {"sticky": sticky}, "health": {"outliers": outliers}}
+            async with serving(service(server, **more)) as gateway:
+                first = await get(gateway)
+                cookie = first.partition(b"set-cookie: ")[2].partition(b";")[0]
+                mine = first[-4:]
+                assert {(await get(gateway, cookie))[-4:] for _ in range(10)} == {mine}
+                ill.add(mine)
+                assert [(await get(gateway, cookie))[9:12] for _ in range(2)] == [b"503", b"503"]
+                moved = await get(gateway, cookie)
+                assert (moved[9:12], moved[-4:] != mine, b"set-cookie: at=" in moved) == (b"200", True, True)
