@@ -204,7 +204,13 @@ class Terminal:
         command = [sys.executable, "-m", "gw", "top", "-P", str(gw.pid_file), "--every", "0.2"]
         surroundings = environment() | {"TERM": "xterm-256color"}
         self.child = subprocess.Popen(
-            command, env=surroundings, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+            command,
+            env=surroundings,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - who runs us may ignore it
         )
         os.close(theirs)
         self._terminal, self._seen = ours, b""
@@ -219,27 +225,34 @@ class Terminal:
         self._seen = self._seen.partition(text)[2]
 
     def interrupt(self):
+        """Press Ctrl-C; return the exit code."""
         self.child.send_signal(signal.SIGINT)
-        while select.select([self._terminal], [], [], 1)[0]:  # what it has to say it can say
-            try:
-                os.read(self._terminal, 65536)
-            except OSError:
-                break
-        return self.child.wait(PATIENCE)
+        give_up = time.monotonic() + PATIENCE
+        while self.child.poll() is None:  # what it has to say it can say
+            assert time.monotonic() < give_up, "it goes on"
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):  # how a terminal says that its other end is gone
+                    os.read(self._terminal, 65536)
+        return self.child.returncode
+
+    def close(self):
+        self.child.kill()
+        self.child.wait()
+        os.close(self._terminal)
 
 
 def test_top_follows_a_gateway_in_a_terminal_also_while_none_runs(serve, echo, gw):
     started = serve(to(echo) | {"workers": 2})
-    terminal = Terminal(gw)
-    terminal.until(b"serving  generation 1")
-    terminal.until(b"ENDPOINT")
-    terminal.until(b"healthy")
-    started.close()
-    terminal.until(b"is not running")
-    terminal.until(b"Waiting for it")
-    with contextlib.closing(start_gateway(to(echo) | {"workers": 1}, folder=gw.folder, name="gw-1")) as again:
-        terminal.until(f"pid {again.pid}".encode())
-        assert terminal.interrupt() == 0
+    with contextlib.closing(Terminal(gw)) as terminal:
+        terminal.until(b"serving  generation 1")
+        terminal.until(b"ENDPOINT")
+        terminal.until(b"healthy")
+        started.close()
+        terminal.until(b"is not running")
+        terminal.until(b"Waiting for it")
+        with contextlib.closing(start_gateway(to(echo) | {"workers": 1}, folder=gw.folder, name="gw-1")) as again:
+            terminal.until(f"pid {again.pid}".encode())
+            assert terminal.interrupt() == 0
 
 
 def test_one_process_alone_has_no_supervisor(serve, echo, gw):
