@@ -14,7 +14,7 @@ import logging
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from math import inf
 from time import monotonic
@@ -40,10 +40,11 @@ _Key: TypeAlias = tuple[str, str]
 class _Pending:
     """One decision on its way."""
 
-    __slots__ = ("abandoned", "asks", "charges", "done", "verdicts", "why")
+    __slots__ = ("abandoned", "asks", "charges", "done", "entries", "verdicts", "why")
 
     def __init__(self, asks: Sequence[Ask | Entry], charges: bool, done: anyio.Event | None) -> None:
         self.asks, self.charges, self.done = asks, charges, done
+        self.entries = [ask for ask in asks if isinstance(ask, Entry)]
         self.verdicts: list[Verdict] | None = None
         self.why = "gave no answer in time"
         self.abandoned = False
@@ -141,7 +142,7 @@ class RedisStore:
 
     # --- requests under way --------------------------------------------------
 
-    def _key(self, entry: Ask | Entry) -> _Key:
+    def _key(self, entry: Entry) -> _Key:
         return entry.zone.place, key_of(self._prefix, entry)
 
     def _count(self, key: _Key, more: int) -> None:
@@ -274,9 +275,10 @@ class RedisStore:
             self._failures, self._open_until = 0, 0.0
         now, at = answer[0], 1 + 4 * len(said)
         for pending in batch:
-            pending.verdicts = _verdicts(pending.asks, now, answer[at:])
+            pending.verdicts = _verdicts(pending.asks, now, answer, at)
             at += 4 * len(pending.asks)
-            self._told(pending)
+            if pending.entries:
+                self._told(pending)
             if pending.done is not None:
                 pending.done.set()
         self._saying = False
@@ -328,9 +330,8 @@ class RedisStore:
             self._open_until = monotonic() + BREAKER_TIME
         for pending in batch:
             pending.why = why
-            for ask in pending.asks:
-                if isinstance(ask, Entry):
-                    self._say(self._key(ask))  # it may have entered, for all we know
+            for entry in pending.entries:
+                self._say(self._key(entry))  # it may have entered, for all we know
             if pending.done is not None:
                 pending.done.set()
 
@@ -367,20 +368,19 @@ def _place(pending: _Pending) -> str:
     return pending.asks[0].zone.place
 
 
-def _entered(pending: _Pending) -> Iterator[Entry]:
-    """Yield what has entered with an answered decision: all in it, or nothing."""
+def _entered(pending: _Pending) -> Sequence[Entry]:
+    """Return what has entered with an answered decision: all in it, or nothing."""
     assert pending.verdicts is not None
-    if any(ask.counts and not verdict[0] for ask, verdict in zip(pending.asks, pending.verdicts, strict=True)):
-        return
-    for ask in pending.asks:
-        if isinstance(ask, Entry):
-            yield ask
+    denied = any(ask.counts and not verdict[0] for ask, verdict in zip(pending.asks, pending.verdicts, strict=True))
+    return () if denied else pending.entries
 
 
-def _verdicts(asks: Sequence[Ask | Entry], now: int, answer: Sequence[int]) -> list[Verdict]:
+def _verdicts(asks: Sequence[Ask | Entry], now: int, answer: Sequence[int], begin: int) -> list[Verdict]:
+    """Return what *answer* says of *asks*, from *begin* on."""
     found: list[Verdict] = []
-    for index, ask in enumerate(asks):
-        fits, at, a, b = answer[4 * index : 4 * index + 4]
+    for ask in asks:
+        fits, at, a, b = answer[begin : begin + 4]
+        begin += 4
         found.append((fits == 1, at, a, b, now if isinstance(ask, Entry) or ask.limit.steady else wall_ms()))
     return found
 
