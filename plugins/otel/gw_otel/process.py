@@ -20,7 +20,7 @@ CLASSIC: Final = {
     "process.cpu.time": "process_cpu_seconds",
     "process.memory.usage": "process_resident_memory_bytes",
     "process.memory.virtual": "process_virtual_memory_bytes",
-    "process.open_file_descriptor.count": "process_open_fds",
+    "process.unix.file_descriptor.count": "process_open_fds",
 }
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -47,7 +47,7 @@ class OwnProcess:
         for name, unit, description, read in (
             ("process.memory.usage", "By", "Memory that is resident", lambda: _pages(1)),
             ("process.memory.virtual", "By", "Memory that is reserved", lambda: _pages(0)),
-            ("process.open_file_descriptor.count", "{file_descriptor}", "Descriptors that are open", _descriptors),
+            ("process.unix.file_descriptor.count", "{file_descriptor}", "Descriptors that are open", _descriptors),
         ):
             figures.level(name, unit, description).watch(shown(read))
 
