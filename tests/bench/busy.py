@@ -11,7 +11,7 @@ BUSY = int(os.environ.get("BUSY_US", "1000")) * 1000
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] != "http":
-        raise NotImplementedError("it has no lifespan")
+        raise ValueError("it has no lifespan, which is how an application says so")
     until = time.thread_time_ns() + BUSY
     while time.thread_time_ns() < until:
         pass

@@ -297,7 +297,7 @@ PROXIES: Final[dict[str, Callable[[Site, int], list[str]]]] = {
 
 def start_proxy(site: Site, name: str) -> Process:
     """Start the proxy *name* in front of the origin. Raises `MissingError` or `FailedToRunError`."""
-    return _start(site, name, PROXIES[name], site.cpus.proxy)
+    return start(site, name, PROXIES[name], site.cpus.proxy)
 
 
 def start_origin(site: Site, *, scripted: bool = False) -> Process:
@@ -314,7 +314,7 @@ def start_origin(site: Site, *, scripted: bool = False) -> Process:
 
     (site.folder / "100k").write_bytes(os.urandom(LARGE_BODY))
     (site.folder / "keys.json").write_text(KEYS)
-    return _start(site, "origin", command, site.cpus.load)
+    return start(site, "origin", command, site.cpus.load)
 
 
 def start_grpc_origin(site: Site) -> Process:
@@ -324,10 +324,11 @@ def start_grpc_origin(site: Site) -> Process:
     def command(_: Site, port: int) -> list[str]:
         return [sys.executable, str(HERE / "grpc_origin.py"), "--port", str(port)]
 
-    return _start(site, "grpc-origin", command, site.cpus.load)
+    return start(site, "grpc-origin", command, site.cpus.load)
 
 
-def _start(site: Site, name: str, command: Callable[[Site, int], list[str]], cpus: frozenset[int]) -> Process:
+def start(site: Site, name: str, command: Callable[[Site, int], list[str]], cpus: frozenset[int]) -> Process:
+    """Start what *command* gives for a port, and wait until it listens there; raises `FailedToRunError`."""
     port = free_port()
     process = Process(
         name,

@@ -20,8 +20,8 @@ from statistics import median
 from typing import Any
 
 from load import Load, check, drive
-from peers import HERE
-from processes import STARTS_WITHIN, FailedToRunError, Process, free_port
+from peers import Site, start
+from processes import STARTS_WITHIN, Cpus, FailedToRunError, Process
 
 LEAST = 1.8
 """Times the throughput of one."""
@@ -32,14 +32,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--busy-us", type=int, default=1000, metavar="US", help="CPU time of a request, in us")
     asked = parser.parse_args()
+    os.environ["BUSY_US"] = str(asked.busy_us)
     rounds, seconds = (2, 2) if asked.quick else (5, 5)
 
     rates: dict[int, list[float]] = {1: [], 2: []}
     spread: list[list[int]] = []
     with tempfile.TemporaryDirectory(prefix="gw-bench-") as folder:
+        everywhere = frozenset(os.sched_getaffinity(0))
+        site = Site(Path(folder), Cpus(everywhere, everywhere))
         for _ in range(rounds):
             for workers, found in rates.items():
-                process = start(Path(folder), workers, asked.busy_us)
+                process = gateway(site, workers)
                 try:
                     check("gw", process.port, Load())
                     wait_until_all_serve(process.port, workers)
@@ -66,26 +69,17 @@ def main() -> None:
     )
 
 
-def start(folder: Path, workers: int, busy: int) -> Process:
-    """Start gw with so many workers and an application that is busy for *busy* us; it may use all CPUs there are."""
-    port = free_port()
-    config = folder / "gw.json"
-    upstream = {"name": "busy", "endpoints": [{"asgi": "busy:app"}], "proxy": {"route_prefix": "/*rest"}}
-    config.write_text(json.dumps({"bind_port": port, "plugins": [], "log": {"level": "warn"}, "upstreams": [upstream]}))
-    process = Process(
-        "gw",
-        [sys.executable, "-m", "gw", "serve", "-w", str(workers), "-P", "", "-c", str(config)],
-        port=port,
-        log=folder / f"gw-{workers}.log",
-        cpus=frozenset(os.sched_getaffinity(0)),
-        environment={"PYTHONPATH": str(HERE), "BUSY_US": str(busy)},
-    )
-    try:
-        process.wait_until_open()
-    except FailedToRunError:
-        process.stop()
-        raise
-    return process
+def gateway(site: Site, workers: int) -> Process:
+    """Start gw with so many workers in front of the busy application; it may use all CPUs there are."""
+
+    def command(_: Site, port: int) -> list[str]:
+        config = site.folder / "gw.json"
+        upstream = {"name": "busy", "endpoints": [{"asgi": "busy:app"}], "proxy": {"route_prefix": "/*rest"}}
+        said = {"bind_port": port, "plugins": [], "log": {"level": "warn"}, "upstreams": [upstream]}
+        config.write_text(json.dumps(said))
+        return [sys.executable, "-m", "gw", "serve", "-w", str(workers), "-P", "", "-c", str(config)]
+
+    return start(site, f"gw-{workers}", command, site.cpus.proxy)
 
 
 def wait_until_all_serve(port: int, workers: int) -> None:
