@@ -1,6 +1,6 @@
 """From a configuration's settings to its route table: each route with its chain of filters and its target.
 
-Nothing is opened here. `gw.generation` holds what a configuration has opened, and `gw.described` shows the table.
+Nothing is opened here, and nobody waited for: `gw.generation` does that, and `gw.described` shows the table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from gw.applications import App, AppTarget, Mount
 from gw.around import Placed
@@ -21,20 +21,20 @@ from gw.config.upstream import HeaderRewriteConfig, UpstreamConfig
 from gw.context import NO_POOLS, PluginContext, Shared
 from gw.filters import Exchange, Filter
 from gw.hookspecs import LocalRoute, LocalWebSocket
-from gw.keys import RetryBudget, RouteInfo
-from gw.net.network import Network
+from gw.keys import RouteInfo
 from gw.patterns import kept_path, reference_patterns
 from gw.routing import Condition, Match
-from gw.services import Service, resolve
+from gw.services import Service
 from gw.terms import path_policy, terms_of
 from gw.tunnel import Terms
 from gw.upstream.forward import Forwarding
 from gw.upstream.mirror import Mirror
 from gw.upstream.pool import Pool
-from gw.upstream.retry import RetryAccount
 from gw.upstream.target import Leg, RouteTarget, claim
 
 __all__ = ["UNMATCHED", "Compiler", "Proxied", "Route"]
+
+Services: TypeAlias = Mapping[str, Service]
 
 _NO_APPS: Final[Mapping[str, App]] = MappingProxyType({})
 
@@ -80,49 +80,30 @@ class Compiler:
     ) -> None:
         self._loaded, self._apps, self._first = loaded, apps, first
         self._terms = partial(terms_of, loaded.config, shared.websockets, number)
-        self._policy = path_policy(loaded)
+        self._policy = path_policy(loaded.config)
         self.contexts = {
             plugin.name: PluginContext(plugin.name, loaded, shared, stack, pools) for plugin in loaded.plugins
         }
-        self.services: dict[str, Service] = {}
 
-    async def serve(
-        self, services: Mapping[str, Service], network: Network, shared: Shared, stack: AsyncExitStack
-    ) -> None:
-        """Put each of *services* under its upstream's settings for exchanges, and what plugins say about its retries."""
-        dns = self._loaded.config.dns
-        for upstream in self._loaded.config.upstreams:
-            if upstream.name in self._apps:
-                continue
-            budget: RetryBudget | None = None
-            for name, ctx in self.contexts.items():
-                if budget is None:
-                    budget = self._loaded.plugins.call(name, "gw_retry_budget", ctx=ctx, upstream=upstream.name)
-            account = shared.use(("gw.retries", upstream.name), RetryAccount, stack)
-            self.services[upstream.name] = services[upstream.name].under(upstream, budget, account)
-        missing = await resolve(self.services.values(), dns, network)
-        if missing and dns.required:
-            raise OSError(f"names of upstreams that cannot be resolved: {'; '.join(missing)}")
-
-    def routes(self, pools: dict[str, Pool] | None) -> Iterator[Route]:
+    def routes(self, services: Services | None) -> Iterator[Route]:
         """Yield every route, in the configuration's order: `routes:`, then the upstreams', then the plugins' own.
 
-        Without *pools* the targets are left out: that is enough to describe them.
+        Without *services* the targets are left out: that is enough to describe them.
         """
         config = self._loaded.config
         upstreams = {upstream.name: upstream for upstream in config.upstreams}
         for index, (name, route) in enumerate(zip(config.route_names(), config.routes, strict=True)):
-            yield self._configured(index, name, route, upstreams, pools)
+            yield self._configured(index, name, route, upstreams, services)
         for index, upstream in enumerate(config.upstreams):
             if upstream.proxy.route_prefix:
-                yield from self._prefixed(index, upstream, pools)
+                yield from self._prefixed(index, upstream, services)
         for plugin in self._loaded.plugins:
             own = self._loaded.plugins.call(plugin.name, "gw_endpoints", ctx=self.contexts[plugin.name])
             for local in own or ():
                 if isinstance(local, LocalWebSocket) or local.kind != "metrics" or config.status.metrics:
                     yield self.local(local, plugin.name)
 
-    def own(self, own: LocalRoute | LocalWebSocket | Mount | Proxied, pools: dict[str, Pool]) -> Route:
+    def own(self, own: LocalRoute | LocalWebSocket | Mount | Proxied, services: Services) -> Route:
         """Return the route of a path of the embedding program's."""
         if not isinstance(own, Proxied):
             return self.local(own)
@@ -130,7 +111,7 @@ class Compiler:
         if upstream is None:
             raise ValueError(f"the program sends {own.pattern} to the upstream {own.upstream!r}, and there is none")
         info = RouteInfo(f"program {own.pattern}", (), own.pattern, own.methods, (own.upstream,))
-        return self._passed(info, Match(path=own.pattern, methods=own.methods), upstream, ("plugins",), pools)
+        return self._passed(info, Match(path=own.pattern, methods=own.methods), upstream, ("plugins",), services)
 
     def local(self, local: LocalRoute | LocalWebSocket | Mount, owner: str = "gw", *, gives_way: bool = False) -> Route:
         """Return the route of a path that is answered here."""
@@ -153,7 +134,7 @@ class Compiler:
         name: str,
         route: RouteConfig,
         upstreams: dict[str, UpstreamConfig],
-        pools: dict[str, Pool] | None,
+        services: Services | None,
     ) -> Route:
         targets = route.targets()
         match = Match(
@@ -167,7 +148,7 @@ class Compiler:
         )
         info = RouteInfo(name, match.hosts, _where(match), match.methods, tuple(name for name, _ in targets))
         first = upstreams[targets[0][0]] if targets else None
-        mirror = () if route.mirror is None or pools is None else self._mirror(route, match, upstreams)
+        mirror = () if route.mirror is None or services is None else self._mirror(route, match, upstreams, services)
         chain = self._chain(info, first if len(targets) == 1 else None, route, ("routes", index), mirror)
         limit = self._loaded.config.max_body_size if route.max_body_size is None else route.max_body_size
         terms = self._terms(route.websocket)
@@ -181,16 +162,16 @@ class Compiler:
             forwarding = self._routed(route, match, upstreams[upstream_name])
             via = forwarding.via
             canary = route.canaries().get(upstream_name)
-            if pools is not None and (weight or canary is not None):
-                leg = self.services[upstream_name].leg(route, forwarding, weight)
+            if services is not None and (weight or canary is not None):
+                leg = services[upstream_name].leg(route, forwarding, weight)
                 leg.claims = None if canary is None else claim(canary.header, canary.cookie, canary.value)
                 legs.append(leg)
         target = None
-        if legs:
-            target = RouteTarget(legs, self._elsewhere(info, route, partial(self._routed, route, match)))
+        if services is not None and legs:
+            target = RouteTarget(legs, self._elsewhere(info, route, partial(self._routed, route, match), services))
         return Route(info, match, chain, target, limit, via, terms)
 
-    def _prefixed(self, index: int, upstream: UpstreamConfig, pools: dict[str, Pool] | None) -> Iterator[Route]:
+    def _prefixed(self, index: int, upstream: UpstreamConfig, services: Services | None) -> Iterator[Route]:
         """Yield the routes of ``upstreams[].proxy.route_prefix`` (behaviour 10.3)."""
         proxy = upstream.proxy
         for number, pattern in enumerate(reference_patterns(proxy.route_prefix, self._policy)):
@@ -202,7 +183,7 @@ class Compiler:
             )
             name = upstream.name if number == 0 else f"{upstream.name} {pattern}"
             info = RouteInfo(name, (), pattern, match.methods, (upstream.name,))
-            yield self._passed(info, match, upstream, ("upstreams", index), pools)
+            yield self._passed(info, match, upstream, ("upstreams", index), services)
 
     def _passed(
         self,
@@ -210,7 +191,7 @@ class Compiler:
         match: Match,
         upstream: UpstreamConfig,
         where: tuple[str | int, ...],
-        pools: dict[str, Pool] | None,
+        services: Services | None,
     ) -> Route:
         """Return a route to *upstream* that has no settings of its own."""
         chain = self._chain(info, upstream, None, where)
@@ -221,20 +202,24 @@ class Compiler:
             return Route(info, match, chain, app, limit, b"", self._terms())
         write = partial(self._forwarding, strip)
         forwarding, target = write(upstream), None
-        if pools is not None:
-            leg = self.services[upstream.name].leg(None, forwarding, 1)
-            target = RouteTarget([leg], self._elsewhere(info, None, write))
+        if services is not None:
+            leg = services[upstream.name].leg(None, forwarding, 1)
+            target = RouteTarget([leg], self._elsewhere(info, None, write, services))
         return Route(info, match, chain, target, limit, forwarding.via, self._terms())
 
     def _elsewhere(
-        self, info: RouteInfo, route: RouteConfig | None, write: Callable[[UpstreamConfig], Forwarding]
+        self,
+        info: RouteInfo,
+        route: RouteConfig | None,
+        write: Callable[[UpstreamConfig], Forwarding],
+        services: Services,
     ) -> dict[str, Leg]:
         """Return the upstreams that plugins may send attempts of a route to; *write* says how they are written there."""
         found: dict[str, Leg] = {}
         for plugin, name in self._named_elsewhere(info, route):
             if name in self._apps:
                 raise ChainError(f"route {info.name!r}: {plugin} names the upstream {name!r}, which is an application")
-            service = self.services[name]
+            service = services[name]
             found[name] = service.leg(route, write(service.config), 0)
         return found
 
@@ -261,11 +246,13 @@ class Compiler:
         """Return the plugins of *route*, in their order."""
         return self._loaded.plugins.names if route is None or route.plugins is None else route.plugins
 
-    def _mirror(self, route: RouteConfig, match: Match, upstreams: dict[str, UpstreamConfig]) -> Sequence[Filter]:
+    def _mirror(
+        self, route: RouteConfig, match: Match, upstreams: dict[str, UpstreamConfig], services: Services
+    ) -> Sequence[Filter]:
         """Return what copies requests of *route*: they are written as if it sent them there."""
         mirror = route.mirror
         assert mirror is not None
-        service = self.services[mirror.upstream]
+        service = services[mirror.upstream]
         leg = service.leg(None, self._routed(route, match, upstreams[mirror.upstream]), 1)
         leg.hedging = None
         return (Mirror(RouteTarget([leg]), service.pool.network, mirror.percent / 100, mirror.max_body_bytes),)

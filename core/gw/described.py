@@ -51,7 +51,7 @@ def describe(loaded: Loaded) -> list[RouteRow]:
     """
     compiler = Compiler(loaded, Shared(), AsyncExitStack())
     routes = list(compiler.routes(None))
-    Router(((route.info.name, route.match, route) for route in routes), path_policy(loaded))
+    Router(((route.info.name, route.match, route) for route in routes), path_policy(loaded.config))
     return [_row(route) for route in routes]
 
 

@@ -28,6 +28,7 @@ from gw.filters import Filter
 from gw.hookspecs import LocalRoute, LocalWebSocket, Problem
 from gw.http.engines import Engine
 from gw.http.h1 import ReaderLimits
+from gw.keys import RetryBudget
 from gw.limits import (
     CLOSING_GRACE,
     MAX_HEADER_COUNT,
@@ -39,10 +40,11 @@ from gw.limits import (
 from gw.net.network import Network
 from gw.pools import put_to_work
 from gw.routing import Router
-from gw.services import Service
+from gw.services import Service, resolve
 from gw.terms import path_policy
 from gw.tunnel import Live
 from gw.upstream.pool import Pool
+from gw.upstream.retry import RetryAccount
 
 __all__ = ["Current", "Generation", "build"]
 
@@ -66,7 +68,7 @@ class Generation:
     ) -> None:
         self.number, self.loaded, self.pools, self.services, self.live = number, loaded, pools, services, live
         self.contexts = contexts
-        self.paths = path_policy(loaded)
+        self.paths = path_policy(loaded.config)
         self.router = Router(((r.info.name, r.match, r) for r in routes), self.paths)
         self.routes, self.unmatched = routes, unmatched
         self.apps = {each.target.app.name: each.target.app for each in routes if isinstance(each.target, AppTarget)}
@@ -149,8 +151,8 @@ async def build(
             held = put_to_work(upstream, loaded, network, engine, limits, shared, stack)
             pools[upstream.name], services[upstream.name] = held.pool, held.service
         compiler = Compiler(loaded, shared, stack, pools, number, apps, first)
-        await compiler.serve(services, network, shared, stack)
-        routes = [*compiler.routes(pools), *(compiler.own(each, pools) for each in own)]
+        services = await _under_settings(services, compiler.contexts, loaded, network, shared, stack)
+        routes = [*compiler.routes(services), *(compiler.own(each, services) for each in own)]
         routes += (compiler.local(each, gives_way=True) for each in yields)
         generation = Generation(
             number,
@@ -158,7 +160,7 @@ async def build(
             routes,
             compiler.unmatched(),
             pools,
-            compiler.services,
+            services,
             compiler.contexts,
             stack,
             shared.websockets,
@@ -169,6 +171,34 @@ async def build(
                 await _hold(lifespan, plugin.name, network, stack)
         generation._stack = stack.pop_all()
         return generation
+
+
+async def _under_settings(
+    services: Mapping[str, Service],
+    contexts: Mapping[str, PluginContext],
+    loaded: Loaded,
+    network: Network,
+    shared: Shared,
+    stack: AsyncExitStack,
+) -> dict[str, Service]:
+    """Put each of *services* under its upstream's settings for exchanges, and what plugins say about its retries.
+
+    Raises `OSError` where names must be known now, and are not.
+    """
+    found: dict[str, Service] = {}
+    for upstream in loaded.config.upstreams:
+        if upstream.name not in services:
+            continue
+        budget: RetryBudget | None = None
+        for name, ctx in contexts.items():
+            if budget is None:
+                budget = loaded.plugins.call(name, "gw_retry_budget", ctx=ctx, upstream=upstream.name)
+        account = shared.use(("gw.retries", upstream.name), RetryAccount, stack)
+        found[upstream.name] = services[upstream.name].under(upstream, budget, account)
+    missing = await resolve(found.values(), loaded.config.dns, network)
+    if missing and loaded.config.dns.required:
+        raise OSError(f"names of upstreams that cannot be resolved: {'; '.join(missing)}")
+    return found
 
 
 async def _start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gw.config.load import Loaded
 from gw.config.model import GatewayConfig, RouteWebSocketConfig
 from gw.downstream.http1 import Http1Settings
 from gw.downstream.http2 import Http2Settings
@@ -17,7 +16,7 @@ __all__ = ["http1_settings", "http2_settings", "path_policy", "terms_of"]
 
 
 def terms_of(config: GatewayConfig, live: Live, generation: int, route: RouteWebSocketConfig | None = None) -> Terms:
-    """Return what the gateway says, and over it what the *route* says."""
+    """Return the terms of WebSockets: what the gateway says, and over it what the *route* says (behaviour 8)."""
     settings = config.websocket if route is None else route.over(config.websocket)
     idle = settings.idle_timeout_sec
     most = None if route is None else route.max_message_size
@@ -35,6 +34,7 @@ def terms_of(config: GatewayConfig, live: Live, generation: int, route: RouteWeb
 
 
 def http1_settings(config: GatewayConfig) -> Http1Settings:
+    """Return what clients' connections obey, whatever is spoken on them (behaviour 4.1, 6)."""
     return Http1Settings(
         limits=ReaderLimits(
             config.max_header_size,
@@ -57,6 +57,7 @@ def http1_settings(config: GatewayConfig) -> Http1Settings:
 
 
 def http2_settings(config: GatewayConfig) -> Http2Settings:
+    """Return what those obey besides that speak HTTP/2 (behaviour 4.3, 7)."""
     http2 = config.http2
     return Http2Settings(
         session=SessionSettings(
@@ -74,8 +75,9 @@ def http2_settings(config: GatewayConfig) -> Http2Settings:
     )
 
 
-def path_policy(loaded: Loaded) -> PathPolicy:
-    paths = loaded.config.paths
+def path_policy(config: GatewayConfig) -> PathPolicy:
+    """Return how the paths of requests are read, or why they are refused (docs/paths.md)."""
+    paths = config.paths
     return PathPolicy(
         merge_slashes=paths.merge_slashes,
         encoded_slash=paths.encoded_slash,

@@ -41,5 +41,5 @@ def test_what_http2_is_told():
 
 
 def test_what_paths_are_held_to():
-    policy = path_policy(loaded({"paths": {"merge_slashes": True, "backslash": "reject"}}))
+    policy = path_policy(loaded({"paths": {"merge_slashes": True, "backslash": "reject"}}).config)
     assert (policy.merge_slashes, policy.backslash) == (True, "reject")
